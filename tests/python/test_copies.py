@@ -203,6 +203,24 @@ def test_a_pull_that_is_stopped_continues(large: Made, tmp_path: Path) -> None:
     assert images(copy) == images(origin)
 
 
+def test_what_has_arrived_is_not_received_again(large: Made, tmp_path: Path) -> None:
+    """After a stop in the middle of the first revision, the report has how much of it was there."""
+    folder, (size, some) = tmp_path / "copy", (64 << 20, 16 << 20)
+
+    def progress(state: Progress) -> None:
+        if state.bytes_done >= some:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        backy.pull(folder, large.path, revisions="first", limit_rate="32M", progress=progress)
+    assert Archive(folder).revisions == []
+    report = Archive(folder).pull(large.path, revisions="first")
+    (pulled,) = report.pulled
+    assert pulled.reused_bytes >= some // 2
+    assert pulled.received_bytes + pulled.reused_bytes == size
+    assert Archive(folder).scrub().is_clean
+
+
 def test_a_pull_takes_no_longer_than_its_rate_and_checks_the_space(nightly: Archive, tmp_path: Path) -> None:
     report = backy.pull(tmp_path / "copy", nightly.path, revisions="first", limit_rate=1 << 20, check_space=False)
     (pulled,) = report.pulled
