@@ -1,6 +1,7 @@
 //! A copy: revisions of one archive are pulled into another, whatever happens on either side.
 
 mod anywhere;
+mod history;
 mod lies;
 mod moving;
 mod resume;
