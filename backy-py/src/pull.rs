@@ -64,11 +64,12 @@ impl Pull {
 
 /// How to reach another machine. Nobody is there to answer a question; what ssh prints goes to the log.
 pub(crate) fn ssh_options(given: Option<Ssh>, watch: &Watch) -> SshOptions {
-    let mut options = SshOptions::default();
-    options.program = given.map(|Ssh(words)| words);
-    options.name = concat!("backy ", env!("CARGO_PKG_VERSION"), " of Python").to_owned();
-    options.lines = Some(Arc::new(watch.noting()));
-    options
+    SshOptions {
+        program: given.map(|Ssh(words)| words),
+        name: concat!("backy ", env!("CARGO_PKG_VERSION"), " of Python").to_owned(),
+        lines: Some(Arc::new(watch.noting())),
+        ..SshOptions::default()
+    }
 }
 
 /// Pull revisions of another archive into the copy at `path`, which is created if there is none. Returns a PullReport;

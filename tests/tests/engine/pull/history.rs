@@ -24,7 +24,7 @@ struct History {
 
 impl History {
     fn new(seed: u64) -> Self {
-        let clones = seed % 2 == 0;
+        let clones = seed.is_multiple_of(2);
         let disks: Vec<SimStorage> = (0..3).map(|_| SimStorage::new(clones)).collect();
         disks.iter().for_each(|disk| drop(world::init(disk).expect("init")));
         let mut random = Random(seed);
