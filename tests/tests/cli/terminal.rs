@@ -154,12 +154,14 @@ fn a_pipe_gets_plain_text() {
     }
 }
 
-/// backy does not write an image to a terminal.
+/// backy does not write an image to a terminal, nor a stream of one.
 #[test]
 fn no_image_on_a_terminal() {
     let (scene, _) = Scene::with_revisions(1);
-    let Some(run) = on_terminal(&scene, &[("NO_COLOR", "1")], "-b a restore -") else { return };
-    assert_eq!(run.status, Some(1));
-    assert!(run.text().starts_with("backy: error: standard output is a terminal"), "{run:?}");
-    assert_eq!(run.text().lines().count(), 1);
+    for line in ["-b a restore -", "-b a export --rbd-diff -"] {
+        let Some(run) = on_terminal(&scene, &[("NO_COLOR", "1")], line) else { return };
+        assert_eq!(run.status, Some(1));
+        assert!(run.text().starts_with("backy: error: standard output is a terminal"), "{run:?}");
+        assert_eq!(run.text().lines().count(), 1);
+    }
 }
