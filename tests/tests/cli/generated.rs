@@ -8,7 +8,7 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 19] = [
+const CONTRACT: [(&str, &[&str]); 20] = [
     ("init", &["--include", "SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "--check", "--prometheus", "REVISIONS"]),
