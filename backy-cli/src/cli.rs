@@ -70,6 +70,7 @@ Examples, in the folder above the archive 'mynode':
   backy -b mynode init /dev/vg0/mynode
   backy -b mynode backup                  what cron runs; silent on success
   backy -b mynode restore -r 1 disk.img   the previous revision, to a file
+
 Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C.
 Of check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";
 

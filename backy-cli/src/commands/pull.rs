@@ -23,7 +23,7 @@ use crate::words::count;
 /// digest is the one that the origin has. The copy expires revisions by its own schedule.
 ///
 /// Never blocks or changes the origin. An interrupted pull continues when you run it again. Exits with 1 if anything is
-/// missing: a block that the origin has lost, or a revision of -r.
+/// missing: a block that the origin has lost, or a revision of -r. Over ssh it runs 'backy serve --stdio PATH' there.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Archive to pull from: a folder, or ssh://[USER@]HOST[:PORT]/PATH
@@ -125,7 +125,9 @@ fn explain(error: Error) -> Failure {
         ErrorKind::Interrupted => Failure::interrupted(
             "interrupted; the pulled revisions are complete: run it again to continue",
         ),
-        ErrorKind::Source => Failure::message(error.to_string()),
+        ErrorKind::Source if !matches!(error, Error::Origin { .. }) => {
+            Failure::message(error.to_string())
+        }
         _ => error.into(),
     }
 }

@@ -104,6 +104,11 @@ impl Origin for LocalOrigin {
     fn listing(&mut self) -> Result<Listing> {
         (self.archive, _) = self.archive.reload()?;
         let manifest = self.archive.manifest();
+        if manifest.is_undo() {
+            let message =
+                "it has only what a restore overwrote, and no whole revision; name another archive";
+            return Err(Error::Source { path: self.archive.folder(), message: message.to_owned() });
+        }
         let revisions = manifest.revisions.iter().map(Offered::from).collect();
         Ok(Listing { block_size: manifest.block_size, revisions })
     }

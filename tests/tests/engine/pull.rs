@@ -1,6 +1,7 @@
 //! A copy: revisions of one archive are pulled into another, whatever happens on either side.
 
 mod anywhere;
+mod history;
 mod lies;
 mod moving;
 mod resume;
@@ -109,4 +110,78 @@ fn pulls_in_several_threads_come_to_the_same() {
             }
         }
     }
+}
+
+/// The table of a revision since another one names exactly the blocks with another content or another length, and
+/// without another one all of them.
+#[test]
+fn tables_name_exactly_what_differs() {
+    use backy_lib::digest::TableEntry;
+    use backy_lib::origin::{Entries, Origin};
+    use backy_lib::units::BlockIndex;
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let sizes: Vec<usize> = (0..4).map(|_| random.below(90_000) as usize).collect();
+        let scene = Scene::new(false, &states(seed, &sizes));
+        let expected = &scene.origin.expected;
+        let block = |number: usize, at: usize| expected[number].bytes.chunks(4096).nth(at);
+        let mut origin = scene.local();
+        for (new, old) in (0..4).flat_map(|new| (0..4).map(move |old| (new, old))) {
+            let since = (new != old).then(|| expected[old].uuid);
+            let end = BlockIndex(expected[new].bytes.len().div_ceil(4096) as u64);
+            let mut named = std::collections::BTreeMap::new();
+            let mut next = BlockIndex(0);
+            while next < end {
+                let piece = origin.table(expected[new].uuid, since, next).expect("a piece");
+                for run in piece.runs {
+                    let entries = match run.entries {
+                        Entries::Zero(count) => vec![TableEntry::ZERO_BLOCK; count as usize],
+                        Entries::Each(entries) => entries,
+                    };
+                    named.extend(entries.into_iter().zip(run.first.0..).map(|(e, at)| (at, e)));
+                }
+                next = piece.next;
+            }
+            for at in 0..end.0 as usize {
+                let bytes = block(new, at).expect("a block");
+                let is_same = since.is_some() && block(old, at) == Some(bytes);
+                let entry = named.remove(&(at as u64));
+                let expected = (!is_same).then(|| TableEntry::of_block(bytes));
+                assert_eq!(entry, expected, "seed {seed}: block {at} of {new} since {old}");
+            }
+            assert!(named.is_empty());
+        }
+    }
+}
+
+/// A revision from the future stops no pull, and expires nothing: newer ones of the origin are pulled after it.
+#[test]
+fn a_time_from_the_future_stops_no_pull() {
+    let mut scene = Scene::small(false);
+    world::configure(&scene.copy, "[schedule.daily]\ninterval = \"1d\"\nkeep = 3\n");
+    let mut origin = Between::new(&scene);
+    origin.twist_listing = Some(Box::new(|listing| {
+        listing.revisions[0].started = "2100-01-01T00:00:00Z".parse().expect("a time");
+        Ok(())
+    }));
+    pull(&scene.copy, &mut origin).expect("a pull");
+    let before = world::open(&scene.copy).expect("open").revisions().len();
+    scene.origin.remove(&[0]);
+    scene.origin.backup(&states(77, &[20_000])[0]);
+    let report = scene.pull().expect("another pull");
+    assert_eq!(report.pulled.len(), 1, "{report:?}");
+    let archive = world::open(&scene.copy).expect("open");
+    assert_eq!(archive.revisions().len(), before + 1);
+    assert_eq!(archive.revisions()[0].uuid, scene.origin.expected[0].uuid);
+}
+
+/// An origin whose newest revision is older than that of the copy was set back, or is another one: the report says so.
+#[test]
+fn an_origin_that_was_set_back_is_reported() {
+    let mut scene = Scene::small(false);
+    let report = scene.pull().expect("a pull");
+    assert!(report.notes.is_empty(), "{report:?}");
+    scene.origin.remove(&[0]);
+    let report = scene.pull().expect("another pull");
+    assert!(report.pulled.is_empty() && report.notes[0].contains("set back"), "{report:?}");
 }

@@ -1,8 +1,5 @@
 //! An origin that is damaged, or that changes while it is pulled from.
 
-use std::sync::Arc;
-
-use backy_lib::archive::ArchiveWriter;
 use backy_lib::digest::TableEntry;
 use backy_lib::format::manifest::BlockRange;
 use backy_lib::progress::Silent;
@@ -62,7 +59,7 @@ fn lost_blocks_are_lost_here_too() {
 /// Blocks that the origin knows as lost, so that it has no digest of them, come over as such, also to a copy of the
 /// copy.
 #[test]
-fn lost_entries_come_over() {
+fn lost_entries_are_pulled() {
     let scene = Scene::new(false, &states(32, &[80_000, 80_000]));
     let bad = vec![blocks(5, 1)];
     let mut origin = Between { bad, ..Between::new(&scene) };
@@ -135,8 +132,8 @@ fn an_origin_may_change_between_any_two_answers() {
             // The origin as it is now, and the copy, agree on all revisions that both have.
             let there = world::open(&theirs.origin.disk).expect("open");
             let here = world::open(&theirs.copy).expect("open");
-            let newest = (there.revisions()[0].uuid, here.revisions()[0].uuid);
-            assert_eq!(newest.0, newest.1, "{place}");
+            let newest = there.revisions()[0].uuid;
+            assert!(here.revisions().iter().any(|own| own.uuid == newest), "{place}");
             for (number, own) in here.revisions().iter().enumerate() {
                 let found = world::read_revision(&here, number).expect("read");
                 let known = theirs.origin.expected.iter().find(|known| known.uuid == own.uuid);
@@ -184,7 +181,7 @@ fn a_copy_has_its_own_retention() {
     world::configure(&scene.copy, "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\n");
     let report = scene.pull().expect("a pull");
     assert!(!report.pulled.is_empty(), "{report:?}");
-    let archive: Arc<_> = world::open(&scene.copy).expect("open").into();
+    let archive = world::open(&scene.copy).expect("open");
     assert_eq!(archive.revisions()[0].uuid, scene.origin.expected[0].uuid);
     // The origin deletes revisions: the copy keeps them.
     let before = archive.revisions().len();
@@ -192,5 +189,4 @@ fn a_copy_has_its_own_retention() {
     let again = scene.pull().expect("another pull");
     assert!(again.pulled.is_empty() && again.is_complete(), "{again:?}");
     assert_eq!(world::open(&scene.copy).expect("open").revisions().len(), before);
-    let _: Option<ArchiveWriter> = None;
 }

@@ -113,8 +113,12 @@ pub(super) struct Between {
 
 impl Between {
     pub(super) fn new(scene: &Scene) -> Self {
+        Self::over(scene.local())
+    }
+
+    pub(super) fn over(inner: LocalOrigin) -> Self {
         Between {
-            inner: scene.local(),
+            inner,
             calls: 0,
             breaks_at: None,
             changes_at: None,
