@@ -16,10 +16,10 @@ const MOST_PATH_BYTES: usize = 4096;
 /// [`Error::Specification`] if it is not below `root`, [`Error::NoArchive`] if it does not exist.
 pub(super) fn existing(root: &Path, named: &str) -> Result<PathBuf> {
     let path = joined(root, named)?;
-    let root = root.canonicalize().map_err(Error::io(root, "look up the folder"))?;
-    match path.canonicalize() {
-        Ok(found) if !found.is_dir() => Err(Error::NoArchive { path }),
-        Ok(found) => inside(&root, found, named),
+    let looked_up = root.canonicalize().and_then(|root| Ok((root, path.canonicalize()?)));
+    match looked_up {
+        Ok((_, found)) if !found.is_dir() => Err(Error::NoArchive { path }),
+        Ok((root, found)) => inside(&root, found, named),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoArchive { path }),
         Err(error) => Err(Error::io(path, "look up the folder")(error)),
     }

@@ -152,6 +152,9 @@ fn a_new_archive_can_be_named_below_the_root() {
         let (caller, called) = named(Role::Answer, &root, name);
         assert!(caller.is_err() && called.is_err(), "{name}");
     }
-    let (caller, _) = named(Role::Ask, &root, "new");
-    assert_eq!(caller.expect_err("nothing there").kind(), ErrorKind::NoArchive);
+    // As without a forced command, where the root is the archive itself.
+    for (root, name) in [(&root, "new"), (&new_root, "")] {
+        let (caller, _) = named(Role::Ask, root, name);
+        assert_eq!(caller.expect_err("nothing there").kind(), ErrorKind::NoArchive);
+    }
 }
