@@ -162,7 +162,10 @@ impl<'a> PulledSource<'a> {
         };
         state.ready_bytes += bytes.as_ref().map_or(0, Vec::len) as u64;
         state.ready.insert(wish.block, bytes);
-        self.changed.notify_all();
+        // Waking somebody for each block costs more than the block.
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
         Ok(())
     }
 
@@ -285,8 +288,8 @@ impl<'a> PulledSource<'a> {
                 }
                 None => state.lose(wish),
             }
-            self.changed.notify_all();
         }
+        self.changed.notify_all();
         Ok(())
     }
 }
