@@ -141,6 +141,8 @@ fn explain(error: Error) -> Failure {
         ErrorKind::Interrupted => Failure::interrupted(
             "interrupted; the pulled revisions are complete: run it again to continue",
         ),
+        // The archive that is missing is the origin: advice on how to create it would mislead.
+        ErrorKind::NoArchive => Failure::message(error.to_string()),
         ErrorKind::Source if !matches!(error, Error::Origin { .. }) => {
             Failure::message(error.to_string())
         }
