@@ -10,7 +10,7 @@ use crate::base::clock::FixedClock;
 use crate::base::progress::Silent;
 use crate::base::units::BlockSize;
 use crate::policy::health::{
-    Change, Freeze, Health, Level, Problem, ProblemKind, Run, Space, TagStatus,
+    Change, Freeze, Health, Level, OriginStatus, Problem, ProblemKind, Run, Space, TagStatus,
 };
 use crate::source::DeviceSource;
 use crate::verb::backup::BackupOptions;
@@ -63,6 +63,17 @@ fn figures() -> StatusReport {
         level: Level::Ok,
     };
     report.schedule = vec![tag("hourly", 3600, Some(at(301))), tag("daily", 86400, None)];
+    report.origin = Some(OriginStatus {
+        url: "/srv/origin".to_owned(),
+        interval_seconds: 7200,
+        last_pull: Some(at(302)),
+        left_out: Some(11),
+        behind_seconds: Some(12),
+        due_at: Some(at(1)),
+        overdue_at: Some(at(6302)),
+        critical_at: Some(at(7302)),
+        level: Level::Ok,
+    });
     let run = |operation: &str, finished, result: &str| Run {
         operation: operation.to_owned(),
         started: at(400),
@@ -133,6 +144,8 @@ fn each_metric_has_its_own_figure() {
         ("backy_image_size_bytes", &["} 1001"]),
         ("backy_tag_last_timestamp_seconds", &[",tag=\"hourly\"} 1800000301"]),
         ("backy_tag_interval_seconds", &[",tag=\"hourly\"} 3600", ",tag=\"daily\"} 86400"]),
+        ("backy_last_pull_timestamp_seconds", &["} 1800000302"]),
+        ("backy_pull_interval_seconds", &["} 7200"]),
         (
             "backy_run_timestamp_seconds",
             &[
@@ -200,12 +213,12 @@ fn flags_are_inverted_and_unknown_values_are_left_out() {
         assert!(found[name][0].ends_with(&format!("}} {value}")), "{name}: {:?}", found[name]);
     }
     (other.drill, other.space, other.change, other.newest) = (None, None, None, None);
-    (other.last_scrub, other.unchecked_since) = (None, None);
+    (other.last_scrub, other.unchecked_since, other.origin) = (None, None, None);
     let text = prometheus([&Checked::of(other)]);
     let found = samples(&text);
     for name in prometheus_names() {
         let words = ["drill", "filesystem", "changed_ratio", "last_backup", "image", "scrub"];
-        let words = words.iter().chain(&["unchecked", "archive_bytes", "growth", "full"]);
+        let words = words.iter().chain(&["unchecked", "archive_bytes", "growth", "full", "pull"]);
         let unknown = words.clone().any(|word| name.contains(word));
         assert_eq!(found.contains_key(name), !unknown, "{name}");
     }
