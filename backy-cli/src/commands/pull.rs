@@ -142,7 +142,7 @@ fn explain(error: Error) -> Failure {
             "interrupted; the pulled revisions are complete: run it again to continue",
         ),
         // The archive that is missing is the origin: advice on how to create it would mislead.
-        ErrorKind::NoArchive => Failure::message(error.to_string()),
+        ErrorKind::NoArchive => Failure::message(format!("{error}; name the archive to pull from")),
         ErrorKind::Source if !matches!(error, Error::Origin { .. }) => {
             Failure::message(error.to_string())
         }

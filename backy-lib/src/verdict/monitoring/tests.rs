@@ -245,6 +245,7 @@ fn each_nagios_figure_has_its_own_value_and_limits() {
             "'revisions'=7;;;0",
             // Since the last revision with the most frequent tag.
             "'age'=4699s;6000;7000;0",
+            "'pulled'=4698s;6000;7000;0",
             "'damaged'=3;;0;0",
             "'chain'=5;55;;0",
             "'checked'=67.8%;;;0;100",
