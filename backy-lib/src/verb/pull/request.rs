@@ -6,6 +6,7 @@ use super::plan::{Sides, plan};
 use super::{PullOptions, PullPlan, PullReport};
 use crate::archive::Archive;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::escape;
 use crate::format::manifest::Manifest;
 use crate::origin::{Address, Listing, Origin, SshOptions, open_origin};
 use crate::policy::config::Config;
@@ -108,11 +109,25 @@ impl PullRequest {
         let request = InitRequest {
             folder: self.folder.clone(),
             source: None,
-            origin: self.remember.then(|| self.origin.to_string()),
+            origin: self.remembered()?,
             include: Vec::new(),
             block_size,
             trust: self.trust,
         };
         Ok(request.run()?.archive)
+    }
+
+    /// The origin as the config of a new copy names it; `None` for a path that no config can name.
+    fn remembered(&self) -> Result<Option<String>> {
+        let named = match &self.origin {
+            _ if !self.remember => return Ok(None),
+            Address::Ssh(address) => Some(address.to_string()),
+            Address::Folder(folder) => {
+                let path = std::path::absolute(folder);
+                let path = path.map_err(Error::io(folder, "find the folder of"))?;
+                path.to_str().map(str::to_owned)
+            }
+        };
+        Ok(named.filter(|named| !named.chars().any(escape::is_unsafe)))
     }
 }
