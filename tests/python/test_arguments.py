@@ -271,7 +271,11 @@ def path_arguments(archive: Archive, path: Any) -> dict[str, list[Callable[[], A
         "folders": [lambda: backy.check(path), lambda: backy.run(path)],
         "fleet": [lambda: backy.check(fleet=path), lambda: backy.run(fleet=path)],
         "old": [lambda: Archive.import_(path, "/nonexistent/x")],
-        "origin": [lambda: archive.pull(path), lambda: backy.pull("/nonexistent/x", path)],
+        # An archive that exists may leave it to its config.
+        "origin": [
+            lambda: backy.pull("/nonexistent/x", path),
+            *([lambda: archive.pull(path)] if path is not None else []),
+        ],
         "to": [lambda: archive.push(path)],
     }
 
