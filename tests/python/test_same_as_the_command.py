@@ -26,7 +26,7 @@ from test_reports import OLD
 DIFFERING = {"seconds", "expected_seconds", "behind_seconds", "overdue", "bytes_per_second", "free_bytes", "full_at"}
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:[\d.]+)?Z?")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-AGE = re.compile(r"\b\d+ s (?=old|ago)")
+AGE = re.compile(r"\b\d+ (?:s|min) (?=old|ago)")
 
 
 def normal(value: Any) -> Any:
@@ -36,7 +36,7 @@ def normal(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [normal(item) for item in value]
     if isinstance(value, str):
-        return AGE.sub("some seconds ", UUID.sub("UUID", TIME.sub("TIME", value)))
+        return AGE.sub("some time ", UUID.sub("UUID", TIME.sub("TIME", value)))
     return value
 
 
