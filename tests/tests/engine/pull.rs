@@ -35,7 +35,7 @@ fn a_copy_has_the_same_revisions() {
     }
 }
 
-/// Any sequence of states comes over byte for byte, all at once or one by one, and only changed blocks are asked for.
+/// A pull copies any sequence of states byte for byte, all at once or one by one, and requests only changed blocks.
 #[test]
 fn any_archive_is_copied_byte_for_byte() {
     for seed in 0..40 {

@@ -22,7 +22,7 @@ mod line;
 mod places;
 mod raw;
 
-/// Takes what comes over a line from a fake origin.
+/// Reads what a fake origin sends through a line.
 pub(super) type Asking = WireOrigin<FdReader<'static>, FdWriter>;
 
 fn hello(role: Role, archive: &str) -> Hello {

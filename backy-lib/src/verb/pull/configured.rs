@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use super::request::VERB;
 use super::{PullOptions, PullReport, PullRequest};
 use crate::archive::Archive;
-use crate::base::error::{Error, Result};
-use crate::origin::{SshOptions, open_origin};
+use crate::base::error::Result;
+use crate::origin::SshOptions;
 use crate::storage::Trust;
-use crate::verb::caller::{Caller, interrupted};
+use crate::verb::caller::Caller;
 
 impl PullRequest {
     /// A pull from the origin in the `backy.toml` of the copy. `options` override what that says.
@@ -40,21 +40,12 @@ impl PullRequest {
             return Ok(None);
         }
         let stopped = || caller.observer.cancelled();
-        let opened = open_origin(&self.origin, &self.ssh, &stopped);
-        let mut origin = opened.inspect_err(|error| self.record_unreached(error, caller))?;
+        let mut origin = self.reach(&stopped, caller)?;
         let mut writer = caller.writer(archive, VERB)?;
         // Whoever held the lock until now may have pulled.
         if !writer.archive().is_pull_due(caller.clock)? {
             return Ok(None);
         }
-        let pulled = writer.pull(&mut *origin, &self.options, caller.clock, caller.observer);
-        pulled.map(Some).map_err(interrupted("the pulled revisions are complete"))
-    }
-
-    /// Records in the history of the copy, if there is one, that its origin cannot be reached.
-    pub(super) fn record_unreached(&self, error: &Error, caller: &Caller<'_>) {
-        if let Ok(copy) = Archive::open_with(&self.folder, self.trust) {
-            copy.record_failure(VERB, &caller.holder(VERB), error, caller.clock);
-        }
+        self.pull(&mut writer, &mut *origin, caller).map(Some)
     }
 }

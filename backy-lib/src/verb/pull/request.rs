@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::plan::{Sides, plan};
 use super::{PullOptions, PullPlan, PullReport};
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveWriter};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::escape;
 use crate::format::manifest::Manifest;
@@ -70,9 +70,20 @@ impl PullRequest {
     /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull), and of creating an archive.
     pub fn run(&self, caller: &Caller<'_>) -> Result<PullReport> {
         let stopped = || caller.observer.cancelled();
-        let opened = open_origin(&self.origin, &self.ssh, &stopped);
-        let mut origin = opened.inspect_err(|error| self.record_unreached(error, caller))?;
-        self.run_from(&mut *origin, caller)
+        self.run_from(&mut *self.reach(&stopped, caller)?, caller)
+    }
+
+    /// Opens the origin. If that fails, the history of the copy, if there is one, records it.
+    pub(super) fn reach<'a>(
+        &self,
+        stopped: &'a (dyn Fn() -> bool + Sync),
+        caller: &Caller<'_>,
+    ) -> Result<Box<dyn Origin + 'a>> {
+        open_origin(&self.origin, &self.ssh, stopped).inspect_err(|error| {
+            if let Ok(copy) = Archive::open_with(&self.folder, self.trust) {
+                copy.record_failure(VERB, &caller.holder(VERB), error, caller.clock);
+            }
+        })
     }
 
     /// The same from an origin that is open.
@@ -85,7 +96,15 @@ impl PullRequest {
             Some(archive) => archive,
             None => self.create(origin.listing()?)?,
         };
-        let mut writer = caller.writer(archive, VERB)?;
+        self.pull(&mut caller.writer(archive, VERB)?, origin, caller)
+    }
+
+    pub(super) fn pull(
+        &self,
+        writer: &mut ArchiveWriter,
+        origin: &mut dyn Origin,
+        caller: &Caller<'_>,
+    ) -> Result<PullReport> {
         writer
             .pull(origin, &self.options, caller.clock, caller.observer)
             .map_err(interrupted("the pulled revisions are complete"))

@@ -56,8 +56,8 @@ fn lost_blocks_are_lost_here_too() {
     assert!(world::read_revision(&archive, 0).expect("read") == next);
 }
 
-/// Blocks that the origin knows as lost, so that it has no digest of them, come over as such, also to a copy of the
-/// copy.
+/// Blocks that the origin knows as lost, so that it has no digest of them, are lost in the copy, too, and in a copy of
+/// that.
 #[test]
 fn lost_entries_are_pulled() {
     let scene = Scene::new(false, &states(32, &[80_000, 80_000]));
