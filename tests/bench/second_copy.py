@@ -70,7 +70,9 @@ class SecondCopy:
         bench.add("backup of the day", measure(run, bench.backy("backup", "--force")))
         self.add("pull, local path", self.pull(run, self.copy))
         quiet(backy, "-b", self.copy, "rm", "0")
-        self.add("pull, local pipe", self.pull(run, self.copy, "--ssh", self.link()))
+        self.add("pull, local pipe", self.pull(run, self.copy, "--ssh", str(HERE / "pipe")))
+        quiet(backy, "-b", self.copy, "rm", "0")
+        self.add("pull, bytes counted", self.pull(run, self.copy, "--ssh", self.link()))
         self.take_log()
         if rsync:
             sample = measure(run, [rsync, "-aS", "--inplace", f"{bench.archive}/", self.mirror])

@@ -69,7 +69,7 @@ const NORMAL: Limits = Limits {
     scrub_piece_bytes: 1 << 20,
     scrub_delta_piece_bytes: 16 << 20,
     doubt_blocks: 4096,
-    ready_bytes: 16 << 20,
+    ready_bytes: 8 << 20,
     undo_patience: Duration::from_millis(500),
 };
 

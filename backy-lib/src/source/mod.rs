@@ -12,7 +12,7 @@ use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
 use crate::base::units::BlockIndex;
-use crate::format::manifest::SourceIdentity;
+use crate::format::manifest::{BlockRange, SourceIdentity};
 
 pub use device::DeviceSource;
 
@@ -46,12 +46,22 @@ pub trait Source: Sync {
         &[]
     }
 
-    /// The entry that a block of the archive should have, if reading it has shown that its content is lost: as far as
-    /// nobody knows that entry either, [`TableEntry::LOST`]. `None` for a block that was read right. Called once for
-    /// each block that was read, after that.
-    fn lost_entry(&self, _block: BlockIndex) -> Option<TableEntry> {
-        None
+    /// What the source itself knows of blocks of the archive, ascending. Called once for blocks that were read, after
+    /// that.
+    fn take_known(&self, _blocks: BlockRange) -> Vec<KnownBlock> {
+        Vec::new()
     }
+}
+
+/// What a source knows of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownBlock {
+    /// Which block.
+    pub block: BlockIndex,
+    /// The entry that it should have; [`TableEntry::LOST`] as far as nobody knows it.
+    pub entry: TableEntry,
+    /// Whether reading it has shown that its content is lost.
+    pub is_lost: bool,
 }
 
 /// A borrowed source.
@@ -84,8 +94,8 @@ impl<S: Source + ?Sized> Source for &S {
         (**self).lost()
     }
 
-    fn lost_entry(&self, block: BlockIndex) -> Option<TableEntry> {
-        (**self).lost_entry(block)
+    fn take_known(&self, blocks: BlockRange) -> Vec<KnownBlock> {
+        (**self).take_known(blocks)
     }
 }
 

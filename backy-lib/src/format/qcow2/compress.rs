@@ -15,6 +15,7 @@ use crate::base::error::{Error, Result};
 /// Compresses clusters, one after the other, with one working memory.
 pub struct Compressor {
     context: bulk::Compressor<'static>,
+    frame: Vec<u8>,
 }
 
 /// A frame window no larger than the largest cluster keeps the memory for reading bounded.
@@ -28,16 +29,17 @@ impl Compressor {
             context.set_parameter(CParameter::ChecksumFlag(true))?;
             Ok(context)
         };
-        Ok(Compressor { context: make().map_err(zstd_error)? })
+        Ok(Compressor { context: make().map_err(zstd_error)?, frame: Vec::new() })
     }
 
-    /// Puts the frame of a whole cluster into `out`; `false` if it is not at least a sector shorter than the cluster.
-    pub fn compress(&mut self, cluster: &[u8], out: &mut Vec<u8>) -> bool {
-        out.clear();
-        out.reserve(cluster.len());
+    /// The frame of a whole cluster, if it is at least a sector shorter than the cluster.
+    pub fn frame(&mut self, cluster: &[u8]) -> Option<&[u8]> {
+        self.frame.clear();
+        self.frame.reserve(cluster.len());
         let limit = cluster.len().saturating_sub(512);
         // An error means that the frame does not fit: store the cluster as it is.
-        self.context.compress_to_buffer(cluster, out).is_ok_and(|length| length <= limit)
+        let length = self.context.compress_to_buffer(cluster, &mut self.frame).ok()?;
+        (length <= limit).then_some(&self.frame)
     }
 
     /// A frame that every reader refuses: `cluster` with its checksum spoiled.
@@ -173,8 +175,7 @@ mod tests {
             bad[10] ^= 1;
             assert!(decompressor.decompress_bad(&bad, &mut out).is_err());
         }
-        let mut good = Vec::new();
-        assert!(Compressor::new(1).unwrap().compress(&[7; 4096], &mut good));
+        let good = Compressor::new(1).unwrap().frame(&[7; 4096]).unwrap().to_vec();
         let mut out = vec![0; 4096];
         assert!(Decompressor::new().unwrap().decompress_bad(&good, &mut out).is_err());
     }
@@ -182,8 +183,7 @@ mod tests {
     #[test]
     fn clusters_read_back_and_what_follows_the_frame_does_not_matter() {
         let cluster: Vec<u8> = (0..65536u32).map(|i| (i / 100) as u8).collect();
-        let mut stored = Vec::new();
-        assert!(Compressor::new(1).unwrap().compress(&cluster, &mut stored));
+        let mut stored = Compressor::new(1).unwrap().frame(&cluster).unwrap().to_vec();
         assert!(stored.len() < 10_000);
         stored.extend(noise(300));
         let mut out = vec![0; 65536];
@@ -218,16 +218,14 @@ mod tests {
 
     #[test]
     fn what_does_not_shrink_is_not_compressed() {
-        let mut stored = Vec::new();
-        assert!(!Compressor::new(1).unwrap().compress(&noise(4096), &mut stored));
+        assert_eq!(Compressor::new(1).unwrap().frame(&noise(4096)), None);
     }
 
     #[test]
     fn a_flipped_bit_a_wrong_length_and_a_block_known_as_bad_are_errors() {
         let cluster: Vec<u8> = noise(512).repeat(8);
         let mut compressor = Compressor::new(1).unwrap();
-        let mut stored = Vec::new();
-        assert!(compressor.compress(&cluster, &mut stored));
+        let stored = compressor.frame(&cluster).unwrap().to_vec();
         let mut decompressor = Decompressor::new().unwrap();
         let mut out = vec![0; 4096];
         for at in 0..stored.len() {
@@ -249,8 +247,7 @@ mod tests {
         let lengths = |zeros: usize| {
             let mut cluster = noise(4096);
             cluster[..zeros].fill(0);
-            let mut stored = Vec::new();
-            let worth_it = Compressor::new(1).unwrap().compress(&cluster, &mut stored);
+            let worth_it = compressor.frame(&cluster).is_some();
             (worth_it, compressor.compress_as_bad(&cluster).unwrap().len())
         };
         let found: Vec<(bool, usize)> = (400..700).map(lengths).collect();

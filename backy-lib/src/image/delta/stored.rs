@@ -38,14 +38,10 @@ impl StoredBlock {
 impl Compressor {
     /// The stored form of a whole cluster that is not zero.
     pub fn store(&mut self, cluster: &[u8]) -> StoredBlock {
-        let mut frame = Vec::new();
-        match self.compress(cluster, &mut frame) {
-            true => {
-                // Many of them are kept until they are written.
-                frame.shrink_to_fit();
-                StoredBlock::Compressed(frame)
-            }
-            false => StoredBlock::Plain(cluster.to_vec()),
+        match self.frame(cluster) {
+            // Many of them are kept until they are written.
+            Some(frame) => StoredBlock::Compressed(frame.to_vec()),
+            None => StoredBlock::Plain(cluster.to_vec()),
         }
     }
 }

@@ -263,6 +263,7 @@ impl<W: Write> Pace<W> {
 fn work_all(take_job: &Receiver<Job>, options: &Answering<'_>, lists: &AtomicU64) {
     // The origin, and how many lists had been made when it was opened: each list may name new revisions.
     let mut held: Option<(u64, Box<dyn Origin>)> = None;
+    let mut packer = None;
     for Job { number, request, reply } in take_job {
         let worked = catch_unwind(AssertUnwindSafe(|| {
             if matches!(request, Request::List) {
@@ -273,7 +274,11 @@ fn work_all(take_job: &Receiver<Job>, options: &Answering<'_>, lists: &AtomicU64
                 Some(current) => held.insert(current),
                 None => held.insert((now, (options.origin)()?)),
             };
-            work(&mut **origin, number, &request, options.block_size)
+            let packer = match &mut packer {
+                Some(packer) => packer,
+                none => none.insert(Packer::new()?),
+            };
+            work(&mut **origin, number, &request, options.block_size, packer)
         }));
         let message = || "a thread that prepares answers failed".to_owned();
         let answer = worked.unwrap_or_else(|_| Err(Error::Panic { message: message() }));
@@ -282,11 +287,32 @@ fn work_all(take_job: &Receiver<Job>, options: &Answering<'_>, lists: &AtomicU64
     }
 }
 
+/// Packs blocks, batch after batch, with one working memory.
+struct Packer {
+    compressor: Compressor,
+    data: Vec<u8>,
+}
+
+impl Packer {
+    fn new() -> Result<Self> {
+        Ok(Packer { compressor: Compressor::new(LEVEL)?, data: Vec::new() })
+    }
+
+    /// The payload of an answer with these data.
+    fn batch(&mut self, number: u32, states: &[State]) -> Vec<u8> {
+        match self.compressor.frame(&self.data) {
+            Some(frame) => batch(number, states, Packing::Zstd, frame),
+            None => batch(number, states, Packing::Plain, &self.data),
+        }
+    }
+}
+
 fn work(
     origin: &mut dyn Origin,
     number: u32,
     request: &Request,
     block_size: BlockSize,
+    packer: &mut Packer,
 ) -> Result<Answer> {
     match request {
         Request::List => listing::frames(number, origin.listing()?),
@@ -296,7 +322,8 @@ fn work(
             Ok(vec![(Kind::Piece, piece(number, &found))])
         }
         Request::Blocks { revision, blocks } => {
-            let (mut states, mut data) = (Vec::with_capacity(blocks.len()), Vec::new());
+            let mut states = Vec::with_capacity(blocks.len());
+            packer.data.clear();
             let mut expected: VecDeque<_> = blocks.iter().copied().collect();
             let name = origin.name();
             let no_block = |block| {
@@ -314,7 +341,7 @@ fn work(
                     Fetched::Data([]) => return Err(no_block(block)),
                     Fetched::Data(bytes) if is_zero(bytes) => State::Zero,
                     Fetched::Data(bytes) => {
-                        data.extend_from_slice(bytes);
+                        packer.data.extend_from_slice(bytes);
                         State::Data
                     }
                 });
@@ -323,12 +350,8 @@ fn work(
             if let Some(&missing) = expected.front() {
                 return Err(no_block(missing));
             }
-            debug_assert!(data.len() as u64 <= super::BATCH_BYTES.max(block_size.bytes()));
-            let mut packed = Vec::new();
-            let is_shorter = Compressor::new(LEVEL)?.compress(&data, &mut packed);
-            let (packing, bytes) =
-                if is_shorter { (Packing::Zstd, &packed) } else { (Packing::Plain, &data) };
-            Ok(vec![(Kind::Batch, batch(number, &states, packing, bytes))])
+            debug_assert!(packer.data.len() as u64 <= super::BATCH_BYTES.max(block_size.bytes()));
+            Ok(vec![(Kind::Batch, packer.batch(number, &states))])
         }
     }
 }

@@ -21,6 +21,9 @@ pub(super) const HEADER_BYTES: usize = 8;
 /// A frame may take this much longer for each KiB, so that a side that sends one byte now and then gets nowhere.
 const PER_KIB: Duration = Duration::from_secs(1);
 
+/// Payloads up to here are written together with their header.
+const SMALL_BYTES: usize = 4096 - HEADER_BYTES;
+
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -312,8 +315,13 @@ impl<W: Write> FrameWriter<W> {
         self.frame.clear();
         self.frame.extend_from_slice(&length.to_be_bytes());
         self.frame.extend_from_slice(&[kind as u8, 0, 0, 0]);
-        self.frame.extend_from_slice(payload);
-        let written = self.writer.write_all(&self.frame).and_then(|()| self.writer.flush());
+        // A small frame is written at once; a large one is not worth a copy.
+        let (small, large) =
+            payload.split_at(if payload.len() > SMALL_BYTES { 0 } else { payload.len() });
+        self.frame.extend_from_slice(small);
+        let written = self.writer.write_all(&self.frame);
+        let written = written.and_then(|()| self.writer.write_all(large));
+        let written = written.and_then(|()| self.writer.flush());
         written.map_err(|error| failed(&self.name, "send", self.patience, &error))
     }
 }

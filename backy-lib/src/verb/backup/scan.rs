@@ -7,6 +7,8 @@
 mod chunks;
 mod tally;
 
+use std::borrow::Cow;
+
 use crate::base::canary::{Bug, planted};
 use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result, judged};
@@ -19,7 +21,7 @@ use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::Compressor;
 use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
-use crate::source::{self, Source};
+use crate::source::{self, KnownBlock, Source};
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
 use chunks::{Chunks, Stretch, next_lost};
@@ -231,12 +233,21 @@ impl<'a> Scan<'a> {
         let extent = self.source_extent(chunk);
         let mut bytes = self.buffers.take(extent.len as usize);
         source::read_exact(self.source, &mut bytes, extent.offset)?;
+        let known = self.source.take_known(BlockRange { first: chunk.first, count: chunk.blocks });
+        let mut expected = Cow::from(&outcome.old_entries);
+        for KnownBlock { block, entry, .. } in &known {
+            let at = block.0.checked_sub(chunk.first.0).map(|at| at as usize);
+            let place = at.and_then(|at| expected.to_mut().get_mut(at));
+            place.into_iter().for_each(|place| *place = *entry);
+        }
         let blocks = bytes.chunks(self.block_size.len());
-        outcome.entries = TableEntry::of_blocks(blocks, &outcome.old_entries)?;
+        outcome.entries = TableEntry::of_blocks(blocks, &expected)?;
+        let mut lost = known.into_iter().filter(|known| known.is_lost).peekable();
         for (entry, at) in outcome.entries.iter_mut().zip(chunk.first.0..) {
             let block = BlockIndex(at);
-            let known = if self.is_lost(block) { Some(TableEntry::LOST) } else { None };
-            let Some(known) = known.or_else(|| self.source.lost_entry(block)) else { continue };
+            let known = lost.next_if(|known| known.block == block).map(|known| known.entry);
+            let known = if self.is_lost(block) { Some(TableEntry::LOST) } else { known };
+            let Some(known) = known else { continue };
             *entry = TableEntry::LOST;
             if known != TableEntry::LOST {
                 outcome.claimed.push((block, known));

@@ -49,8 +49,10 @@ enum Staged {
 /// New blocks of the image that wait until the old ones are durable.
 #[derive(Default)]
 struct Batch {
-    blocks: Vec<(u64, Vec<u8>)>,
-    bytes: usize,
+    /// The offset and the length of each.
+    blocks: Vec<(u64, usize)>,
+    /// One after the other; used again and again.
+    bytes: Vec<u8>,
 }
 
 /// An update that is durable except for the manifest.
@@ -154,8 +156,12 @@ impl<'a> Update<'a> {
             }
             match (self.staged, outcome.run_bytes(&run)) {
                 (None, Some(bytes)) => {
-                    self.batch.bytes += bytes.len();
-                    self.batch.blocks.push((offset, bytes.to_vec()));
+                    if self.batch.bytes.capacity() == 0 {
+                        // A vector that grows takes twice as much.
+                        self.batch.bytes.reserve(limits().batch_bytes + bytes.len());
+                    }
+                    self.batch.blocks.push((offset, bytes.len()));
+                    self.batch.bytes.extend_from_slice(bytes);
                 }
                 (Some(_), Some(bytes)) => self.image.write_at(bytes, offset)?,
                 (_, None) if run.heals || holds_anything => {
@@ -175,26 +181,35 @@ impl<'a> Update<'a> {
             overlay.push(old.stored, old.entry, old.bad)?;
         }
         let old_bytes = self.overlay.as_ref().map_or(0, NewDelta::batch_bytes);
-        if self.batch.bytes + old_bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
+        if self.batch.bytes.len() + old_bytes >= limits().batch_bytes {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Old blocks first, durable; then their entries, durable; then the new blocks.
     fn flush(&mut self) -> Result<()> {
-        let batch = std::mem::take(&mut self.batch);
         if planted(Bug::SwappedOrder) {
-            self.write_new(&batch)?;
+            self.write_new()?;
         }
         if let Some(overlay) = &mut self.overlay {
             overlay.flush()?;
         }
         // If the lock does not keep writers apart, the image may be another's by now.
         manifest::check_ours(self.storage)?;
-        self.write_new(&batch)
+        self.write_new()?;
+        self.batch.blocks.clear();
+        self.batch.bytes.clear();
+        Ok(())
     }
 
-    fn write_new(&self, batch: &Batch) -> Result<()> {
-        for (offset, bytes) in &batch.blocks {
+    fn write_new(&self) -> Result<()> {
+        let mut rest = self.batch.bytes.as_slice();
+        for (offset, length) in &self.batch.blocks {
+            let Some((bytes, behind)) = rest.split_at_checked(*length) else { break };
             self.image.write_at(bytes, *offset)?;
+            rest = behind;
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::base::revision::RevisionId;
 use crate::base::units::BlockIndex;
 use crate::format::qcow2::{Compressor, Decompressor};
 use crate::image::chain::{Chain, Located};
-use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
+use crate::image::delta::{DeltaWriter, OldBlock};
 use crate::image::sequential::{Chunk, Chunks, check_digests};
 use crate::image::walk::Blocks;
 use crate::policy::config::DEFAULT_LEVEL;
@@ -131,7 +131,6 @@ struct Export<'a> {
 struct Worker {
     decompressor: Decompressor,
     compressor: Compressor,
-    frame: Vec<u8>,
 }
 
 impl Export<'_> {
@@ -178,7 +177,6 @@ impl Export<'_> {
                 Ok(Worker {
                     decompressor: Decompressor::new()?,
                     compressor: Compressor::new(self.level)?,
-                    frame: Vec::new(),
                 })
             })
             .collect()
@@ -200,11 +198,7 @@ impl Export<'_> {
                 // A cluster is stored whole: a short last block is padded with zeros.
                 let mut whole = bytes.to_vec();
                 whole.resize(block_bytes, 0);
-                let content = match worker.compressor.compress(&whole, &mut worker.frame) {
-                    true => StoredBlock::Compressed(worker.frame.clone()),
-                    false => StoredBlock::Plain(whole),
-                };
-                OldBlock { block: BlockIndex(number), content }
+                OldBlock { block: BlockIndex(number), content: worker.compressor.store(&whole) }
             })
             .collect()
     }

@@ -14,6 +14,9 @@ use crate::storage::Storage;
 /// How much of what has arrived before is looked through before the rest is asked for.
 const LOOK_BYTES: u64 = 4 << 20;
 
+/// How much is checked and delivered together: digests of many blocks cost less than the same ones one by one.
+const GROUP_BYTES: usize = 1 << 20;
+
 /// The revision to pull.
 #[derive(Clone, Copy)]
 pub(super) struct Pulling<'a> {
@@ -45,6 +48,26 @@ impl Pulling<'_> {
         self.block_size.extent(block, self.revision.size_bytes).len as usize
     }
 
+    /// Checks that blocks are what they have to be.
+    fn check(&self, group: &[(Wish, Brought)]) -> Result<()> {
+        for (Wish { block, .. }, bytes) in group {
+            let expected = self.len(*block);
+            if let Some(found) = bytes.as_ref().map(Vec::len).filter(|found| *found != expected) {
+                let flaw = format!("block {block}: found {found} bytes, expected {expected}");
+                return Err(self.error(&flaw));
+            }
+        }
+        let data = || group.iter().filter_map(|(wish, bytes)| Some((wish, bytes.as_deref()?)));
+        let matching = TableEntry::matching(data().map(|(wish, bytes)| (wish.entry, bytes)))?;
+        match data().zip(matching).find(|(_, is_right)| !is_right) {
+            None => Ok(()),
+            Some(((Wish { block, .. }, _), _)) => {
+                let flaw = "found bytes with another digest than in its table; pull again";
+                Err(self.error(&format!("block {block}: {flaw}")))
+            }
+        }
+    }
+
     pub(super) fn error(&self, message: &str) -> Error {
         let uuid = self.revision.uuid;
         let message = format!("revision {uuid}: {message}; this revision was not stored");
@@ -52,16 +75,11 @@ impl Pulling<'_> {
     }
 }
 
-/// What comes of a block.
-pub(super) enum Brought<'b> {
-    /// Its bytes, which match its entry.
-    Data(&'b [u8]),
-    /// The origin has lost it.
-    Lost,
-}
+/// What comes of a block: its bytes, which match its entry; `None` if the origin has lost it.
+pub(super) type Brought = Option<Vec<u8>>;
 
-/// Takes what comes of blocks.
-pub(super) type Deliver<'d> = &'d mut dyn FnMut(Wish, Brought<'_>) -> Result<()>;
+/// Takes what comes of some blocks.
+pub(super) type Deliver<'d> = &'d mut dyn FnMut(Vec<(Wish, Brought)>) -> Result<()>;
 
 /// The origin, and what has arrived before.
 pub(super) struct Fetcher<'a> {
@@ -108,16 +126,15 @@ impl<'a> Fetcher<'a> {
         if !has_content {
             return self.fetch(wishes, deliver);
         }
-        let mut bytes = Vec::new();
         for part in wishes.chunks((LOOK_BYTES / block_size.bytes()).max(1) as usize) {
             let mut missing = Vec::new();
             for wish in part {
-                bytes.resize(self.pulling.len(wish.block), 0);
+                let mut bytes = vec![0; self.pulling.len(wish.block)];
                 let offset = block_size.offset(wish.block);
                 let taken = self.spool.as_ref().map(|spool| spool.take(*wish, offset, &mut bytes));
                 if taken.transpose()? == Some(true) {
                     self.reused_bytes += bytes.len() as u64;
-                    deliver(*wish, Brought::Data(&bytes))?;
+                    deliver(vec![(*wish, Some(bytes))])?;
                 } else {
                     missing.push(*wish);
                 }
@@ -135,28 +152,39 @@ impl<'a> Fetcher<'a> {
         let Fetcher { pulling, origin, spool, received_bytes, .. } = self;
         let blocks: Vec<BlockIndex> = wishes.iter().map(|wish| wish.block).collect();
         let mut left = wishes.iter();
+        let (mut group, mut group_bytes) = (Vec::new(), 0);
+        let mut check = |group: &mut Vec<(Wish, Brought)>| {
+            pulling.check(group)?;
+            for (wish, bytes) in &*group {
+                let Some(bytes) = bytes else { continue };
+                *received_bytes += bytes.len() as u64;
+                if let Some(spool) = spool {
+                    spool.add(bytes, pulling.block_size.offset(wish.block))?;
+                }
+            }
+            deliver(std::mem::take(group))
+        };
         let mut take = |block: BlockIndex, fetched: Fetched<'_>| {
             progress::check(pulling.observer)?;
             let Some(&wish) = left.next().filter(|next| next.block == block) else {
                 return Err(pulling.error(&format!("found block {block}, which nobody asked for")));
             };
-            let Fetched::Data(bytes) = fetched else { return deliver(wish, Brought::Lost) };
-            let (found, expected) = (bytes.len(), pulling.len(block));
-            if found != expected {
-                let flaw = format!("block {block}: found {found} bytes, expected {expected}");
-                return Err(pulling.error(&flaw));
+            let bytes = match fetched {
+                Fetched::Data(bytes) => Some(bytes.to_vec()),
+                _ => None,
+            };
+            group_bytes += bytes.as_ref().map_or(0, Vec::len);
+            group.push((wish, bytes));
+            if group_bytes < GROUP_BYTES {
+                return Ok(());
             }
-            if TableEntry::matching([(wish.entry, bytes)])? != [true] {
-                let flaw = "found bytes with another digest than in its table; pull again";
-                return Err(pulling.error(&format!("block {block}: {flaw}")));
-            }
-            *received_bytes += found as u64;
-            if let Some(spool) = spool {
-                spool.add(bytes, pulling.block_size.offset(block))?;
-            }
-            deliver(wish, Brought::Data(bytes))
+            group_bytes = 0;
+            check(&mut group)
         };
-        origin.fetch(pulling.revision.uuid, &blocks, &mut take)?;
+        let fetched = origin.fetch(pulling.revision.uuid, &blocks, &mut take);
+        // What came before an error is as good as the rest.
+        let checked = check(&mut group);
+        fetched.and(checked)?;
         match left.next() {
             None => Ok(()),
             Some(next) => Err(pulling.error(&format!("found no answer for block {}", next.block))),

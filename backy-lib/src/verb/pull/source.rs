@@ -22,13 +22,14 @@ use crate::base::progress;
 use crate::base::units::BlockIndex;
 use crate::format::manifest::{BlockRange, BlockRanges, SourceIdentity};
 use crate::origin::Origin;
-use crate::source::Source;
+use crate::source::{KnownBlock, Source};
 
 /// The kind of source that the manifest records for another archive.
 pub(super) const KIND: &str = "archive";
 
-/// Bytes of blocks that are asked for together: the way to the origin may be long.
-const ASKED_BYTES: u64 = 64 << 20;
+/// Blocks that are asked for together: the way to the origin may be long, and is empty for a moment between two
+/// questions.
+const ASKED_BLOCKS: usize = 32768;
 
 /// Pieces of a table that wait for the engine.
 const READY_PIECES: usize = 4;
@@ -53,7 +54,10 @@ pub(super) struct Figures {
 pub(super) struct PulledSource<'a> {
     pulling: Pulling<'a>,
     state: Mutex<State<'a>>,
-    changed: Condvar,
+    /// For threads of the engine: there is more to read, or there will never be.
+    arrived: Condvar,
+    /// For the thread that asks the origin: there is space, or somebody waits.
+    needed: Condvar,
 }
 
 #[derive(Default)]
@@ -62,15 +66,15 @@ struct State<'a> {
     fetcher: Option<Fetcher<'a>>,
     /// Opened with the first question: until then the engine may still repair the digests here.
     table: Option<Table>,
-    /// Lost blocks that were read, with the entries that they should have.
-    lost: Vec<(BlockIndex, TableEntry)>,
+    /// Blocks that were read, until the engine asks what is known of them.
+    known: BTreeMap<BlockIndex, KnownBlock>,
     all_lost: BlockRanges,
     received_bytes: u64,
     reused_bytes: u64,
     /// Everything before this block has been asked for.
     fed_to: BlockIndex,
     /// Blocks that nobody has read yet; `None` for a lost one.
-    ready: BTreeMap<BlockIndex, Option<Vec<u8>>>,
+    ready: BTreeMap<BlockIndex, Brought>,
     ready_bytes: u64,
     /// How many threads wait for what is not ready.
     waiting: usize,
@@ -93,7 +97,8 @@ impl<'a> PulledSource<'a> {
 
     /// For an engine that [`PulledSource::feed`] feeds.
     pub(super) fn fed(pulling: Pulling<'a>) -> Self {
-        PulledSource { pulling, state: Mutex::default(), changed: Condvar::new() }
+        let (arrived, needed) = (Condvar::new(), Condvar::new());
+        PulledSource { pulling, state: Mutex::default(), arrived, needed }
     }
 
     /// What has been received, at the end.
@@ -117,54 +122,52 @@ impl<'a> PulledSource<'a> {
         state.received_bytes = fetcher.received_bytes;
         state.reused_bytes = fetcher.reused_bytes;
         state.ended = Some(done.err());
-        self.changed.notify_all();
+        self.arrived.notify_all();
     }
 
     /// The engine has ended: so does whoever feeds it.
     pub(super) fn end(&self) {
         self.state().is_over = true;
-        self.changed.notify_all();
+        self.needed.notify_all();
     }
 
     fn feed_from(&self, fetcher: &mut Fetcher<'_>) -> Result<()> {
-        let (mut next, count) = (BlockIndex(0), ASKED_BYTES / self.pulling.block_size.bytes());
+        let mut next = BlockIndex(0);
         loop {
             let mut state = self.wait_until(|state| {
                 let pieces = state.table.as_ref().map(Table::pieces);
                 pieces.is_some_and(|pieces| pieces <= READY_PIECES || state.waiting > 0)
             })?;
             let Some(table) = &state.table else { continue };
-            let (wishes, after) = table.wishes(next, count.max(1) as usize)?;
+            let (wishes, after) = table.wishes(next, ASKED_BLOCKS)?;
             let (known, end) = (table.known(), table.end());
             let complete = self.pulling.complete_from(table);
             (next, state.fed_to) = (after, after);
             drop(state);
             if !wishes.is_empty() {
-                fetcher.bring(&wishes, &mut |wish, brought| self.make_ready(wish, &brought))?;
+                fetcher.bring(&wishes, &mut |brought| self.make_ready(brought))?;
             } else if known < end {
                 let piece = fetcher.ask(known, end, complete)?;
                 let mut state = self.state();
                 state.table.as_mut().map_or(Ok(()), |table| table.add(piece))?;
-                self.changed.notify_all();
+                self.arrived.notify_all();
             } else {
                 return Ok(());
             }
         }
     }
 
-    fn make_ready(&self, wish: Wish, brought: &Brought<'_>) -> Result<()> {
+    fn make_ready(&self, brought: Vec<(Wish, Brought)>) -> Result<()> {
         // Who waits for a block that is not ready gets it, however much is ready.
         let mut state =
             self.wait_until(|state| state.ready_bytes < limits().ready_bytes || state.waiting > 0)?;
-        let bytes = match brought {
-            Brought::Data(bytes) => Some(bytes.to_vec()),
-            Brought::Lost => None,
-        };
-        state.ready_bytes += bytes.as_ref().map_or(0, Vec::len) as u64;
-        state.ready.insert(wish.block, bytes);
+        for (wish, bytes) in brought {
+            state.ready_bytes += bytes.as_ref().map_or(0, Vec::len) as u64;
+            state.ready.insert(wish.block, bytes);
+        }
         // Waking somebody for each block costs more than the block.
         if state.waiting > 0 {
-            self.changed.notify_all();
+            self.arrived.notify_all();
         }
         Ok(())
     }
@@ -183,7 +186,7 @@ impl<'a> PulledSource<'a> {
             if is_time(&state) {
                 return Ok(state);
             }
-            state = self.wait(state);
+            state = wait(&self.needed, state);
         }
     }
 
@@ -199,15 +202,10 @@ impl<'a> PulledSource<'a> {
         }
         progress::check(self.pulling.observer)?;
         state.waiting += 1;
-        self.changed.notify_all();
-        let mut state = self.wait(state);
+        self.needed.notify_all();
+        let mut state = wait(&self.arrived, state);
         state.waiting -= 1;
         Ok(state)
-    }
-
-    fn wait<'s>(&self, state: MutexGuard<'s, State<'a>>) -> MutexGuard<'s, State<'a>> {
-        let waited = self.changed.wait_timeout(state, MAX_WAIT);
-        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn state(&self) -> MutexGuard<'_, State<'a>> {
@@ -219,7 +217,7 @@ impl<'a> PulledSource<'a> {
         let mut state = self.state();
         if state.table.is_none() {
             state.table = Some(self.pulling.open_table()?);
-            self.changed.notify_all();
+            self.needed.notify_all();
         }
         Ok(state)
     }
@@ -263,10 +261,12 @@ impl<'a> PulledSource<'a> {
         let mut state = self.state();
         if let Some(mut fetcher) = state.fetcher.take() {
             let mut lost = Vec::new();
-            let brought = fetcher.bring(wishes, &mut |wish, brought| {
-                match brought {
-                    Brought::Data(bytes) => put(wish.block, bytes),
-                    Brought::Lost => lost.push(wish),
+            let brought = fetcher.bring(wishes, &mut |brought| {
+                for (wish, bytes) in brought {
+                    match bytes {
+                        Some(bytes) => put(wish.block, &bytes),
+                        None => lost.push(wish),
+                    }
                 }
                 Ok(())
             });
@@ -289,19 +289,28 @@ impl<'a> PulledSource<'a> {
                 None => state.lose(wish),
             }
         }
-        self.changed.notify_all();
+        self.needed.notify_all();
         Ok(())
     }
 }
 
 impl State<'_> {
-    fn lose(&mut self, wish: Wish) {
-        self.lost.push((wish.block, wish.entry));
-        self.all_lost.add(BlockRange::one(wish.block));
+    fn know(&mut self, Wish { block, entry }: Wish) {
+        self.known.insert(block, KnownBlock { block, entry, is_lost: false });
+    }
+
+    fn lose(&mut self, Wish { block, entry }: Wish) {
+        self.known.insert(block, KnownBlock { block, entry, is_lost: true });
+        self.all_lost.add(BlockRange::one(block));
         if self.all_lost.len() > 2 * MAX_LOST {
             self.all_lost.join_to(MAX_LOST);
         }
     }
+}
+
+fn wait<'s, T>(changed: &Condvar, state: MutexGuard<'s, T>) -> MutexGuard<'s, T> {
+    let waited = changed.wait_timeout(state, MAX_WAIT);
+    waited.unwrap_or_else(PoisonError::into_inner).0
 }
 
 /// The same error for one more thread.
@@ -368,6 +377,7 @@ impl Source for PulledSource<'_> {
                 Wanted::Entry(entry) => wishes.push(Wish { block, entry }),
             }
         }
+        wishes.iter().for_each(|wish| state.know(*wish));
         drop(state);
         if !wishes.is_empty() {
             self.read(&wishes, offset, buffer)?;
@@ -419,9 +429,11 @@ impl Source for PulledSource<'_> {
         }
     }
 
-    fn lost_entry(&self, block: BlockIndex) -> Option<TableEntry> {
-        let mut state = self.state();
-        let at = state.lost.iter().position(|(lost, _)| *lost == block)?;
-        Some(state.lost.swap_remove(at).1)
+    fn take_known(&self, blocks: BlockRange) -> Vec<KnownBlock> {
+        let known = &mut self.state().known;
+        // They were read in one piece.
+        let mut taken = known.split_off(&blocks.first);
+        known.append(&mut taken.split_off(&blocks.end()));
+        taken.into_values().collect()
     }
 }
