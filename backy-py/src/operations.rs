@@ -106,7 +106,7 @@ impl From {
             From::Path(path) => BackupSource::Path(path),
             From::Object(object) => BackupSource::Other(Box::new(move |archive: &Archive| {
                 let mut source = PythonSource::open(object, watch)?;
-                source.ask_changed(archive.revisions().first())?;
+                source.ask(archive.revisions().first())?;
                 Ok(Box::new(source) as Box<dyn Source>)
             })),
         }

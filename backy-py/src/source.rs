@@ -22,7 +22,9 @@ pub(crate) struct PythonSource<'a> {
     watch: &'a Watch,
     name: String,
     size_bytes: u64,
-    /// Ascending, without overlaps; `None`: everything may differ.
+    /// Ascending, without overlaps; `None`: anything may be data.
+    data: Option<Vec<Extent>>,
+    /// The same; `None`: everything may differ.
     changed: Option<Vec<Extent>>,
 }
 
@@ -31,15 +33,24 @@ impl<'a> PythonSource<'a> {
     pub(crate) fn open(object: Py<PyAny>, watch: &'a Watch) -> Result<Self> {
         let name = watch.attach(|py| Ok(name(object.bind(py))));
         let name = name.and_then(PyResult::ok).ok_or(Error::Interrupted)?;
-        let mut source = PythonSource { object, watch, name, size_bytes: 0, changed: None };
+        let mut source =
+            PythonSource { object, watch, name, size_bytes: 0, data: None, changed: None };
         source.size_bytes = source.call(size)?;
         check_not_empty(&source)?;
         Ok(source)
     }
 
-    /// Asks it what has changed since the revision that was made last.
-    pub(crate) fn ask_changed(&mut self, newest: Option<&backy_lib::Revision>) -> Result<()> {
+    /// Asks it where it is zero, and what has changed since the revision that was made last.
+    pub(crate) fn ask(&mut self, newest: Option<&backy_lib::Revision>) -> Result<()> {
         let size_bytes = self.size_bytes;
+        self.data = self.call(|object| {
+            let Some(ask) = object.getattr_opt("holes")? else { return Ok(None) };
+            let answer = outcall::call(&ask, ())?;
+            if answer.is_none() {
+                return Ok(None);
+            }
+            Ok(Some(between(&extents(&answer, size_bytes)?, size_bytes)))
+        })?;
         self.changed = self.call(|object| {
             let Some(ask) = object.getattr_opt("changed_extents")? else { return Ok(None) };
             let newest = newest.map(Seen::newest).to_python(object.py())?;
@@ -47,6 +58,18 @@ impl<'a> PythonSource<'a> {
             if answer.is_none() { Ok(None) } else { extents(&answer, size_bytes).map(Some) }
         })?;
         Ok(())
+    }
+
+    /// The next of these extents; without any, all the rest.
+    fn next_of(&self, extents: Option<&[Extent]>, offset: u64) -> Option<Extent> {
+        let extent = match extents {
+            Some(extents) => {
+                *extents.get(extents.partition_point(|extent| extent.end() <= offset))?
+            }
+            None => Extent::between(offset, self.size_bytes),
+        };
+        let rest = Extent::between(extent.offset.max(offset), extent.end());
+        (rest.len > 0).then_some(rest)
     }
 
     /// An exception of the object stops the operation, and is raised unchanged.
@@ -86,15 +109,27 @@ impl Source for PythonSource<'_> {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        let rest = Extent::between(offset, self.size_bytes);
-        Ok((rest.len > 0).then_some(rest))
+        Ok(self.next_of(self.data.as_deref(), offset))
+    }
+
+    fn knows_holes(&self) -> bool {
+        self.data.is_some()
     }
 
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
-        let Some(changed) = &self.changed else { return self.next_data(offset) };
-        let at = changed.partition_point(|extent| extent.end() <= offset);
-        Ok(changed.get(at).map(|extent| Extent::between(extent.offset.max(offset), extent.end())))
+        Ok(self.next_of(self.changed.as_deref(), offset))
     }
+}
+
+/// The extents between those that are given, up to the end.
+fn between(given: &[Extent], size_bytes: u64) -> Vec<Extent> {
+    let starts = std::iter::once(0).chain(given.iter().map(Extent::end));
+    let ends = given.iter().map(|extent| extent.offset).chain([size_bytes]);
+    starts
+        .zip(ends)
+        .filter(|(start, end)| start < end)
+        .map(|(start, end)| Extent::between(start, end))
+        .collect()
 }
 
 /// What the manifest calls it.

@@ -82,6 +82,61 @@ def test_only_changed_extents_are_read(tmp_path: Path) -> None:
         assert image.read() == first
 
 
+class SparseSource(KnowingSource):
+    """Knows where it has holes, too."""
+
+    def __init__(self, content: bytes, changed: Any, holes: Any) -> None:
+        super().__init__(content, changed)
+        self.given = holes
+
+    def holes(self) -> Iterable[tuple[int, int]] | None:
+        return self.given  # type: ignore[no-any-return]
+
+
+def test_holes_are_not_read(tmp_path: Path) -> None:
+    """Of the first backup, too; pairs may come in any order, overlap and end behind the source."""
+    archive = new(tmp_path)
+    content = bytearray(random.Random(3).randbytes(2_000_000))
+    content[100_000:900_000] = bytes(800_000)
+    content[1_500_000:] = bytes(500_000)
+    source = SparseSource(bytes(content), None, iter([(1_500_000, 10**12), (300_000, 600_000), (100_000, 300_000)]))
+    report = archive.backup(source=source, force=True)
+    assert report is not None
+    assert sum(count for _, count in source.read) < 1_000_000
+    assert report.read_bytes < 1_000_000
+    with archive.open() as image:
+        assert image.read() == content
+
+
+@pytest.mark.parametrize("holes", [None, [], [(0, 1)]])
+def test_without_whole_blocks_that_are_zero_everything_is_read(tmp_path: Path, holes: Any) -> None:
+    """A source may not know, or have no holes; a block with a hole in it is data."""
+    archive = new(tmp_path)
+    content = b"\0" + random.Random(4).randbytes(300_000)
+    source = SparseSource(content, None, holes)
+    archive.backup(source=source, force=True)
+    assert sum(count for _, count in source.read) == len(content)
+    with archive.open() as image:
+        assert image.read() == content
+
+
+def test_a_hole_has_changed_whatever_the_source_says(tmp_path: Path) -> None:
+    """A bitmap that misses a disk which shrinks and grows again, for instance."""
+    archive = new(tmp_path)
+    first = random.Random(5).randbytes(1_000_000)
+    archive.backup(source=Source(first), force=True)
+    second = first[:262_144] + bytes(200_000) + first[462_144:]
+    source = SparseSource(second, [], [(262_144, 200_000)])
+    archive.backup(source=source, force=True)
+    hole = second[262_144 : 262_144 + 196_608]
+    with archive.open() as image:
+        found = image.read()
+    assert found[262_144 : 262_144 + len(hole)] == hole
+    assert found[:262_144] == first[:262_144]
+    with archive.open(1) as image:
+        assert image.read() == first
+
+
 @pytest.mark.parametrize("number", [0, 3])
 def test_an_exception_of_a_source_is_raised_unchanged(copy: Made, number: int) -> None:
     """At the first read or a later one; the archive is as it was."""

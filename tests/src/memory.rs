@@ -117,6 +117,10 @@ impl Source for MemorySource {
         Ok(count)
     }
 
+    fn knows_holes(&self) -> bool {
+        true
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         self.call("seek data", offset)?;
         Ok(next_data(&self.bytes, offset))

@@ -56,11 +56,13 @@ pub enum Bug {
     UncheckedCopy,
     /// A caller may name a folder that is not below the one that is served.
     LeavesTheRoot,
+    /// A hole where nothing has changed according to the source is not compared with the newest revision.
+    UnseenHoles,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 23] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -83,6 +85,7 @@ impl Bug {
         Bug::UnreadZeros,
         Bug::UncheckedCopy,
         Bug::LeavesTheRoot,
+        Bug::UnseenHoles,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -110,6 +113,7 @@ impl Bug {
             Bug::UnreadZeros => "unread-zeros",
             Bug::UncheckedCopy => "unchecked-copy",
             Bug::LeavesTheRoot => "leaves-the-root",
+            Bug::UnseenHoles => "unseen-holes",
         }
     }
 }

@@ -169,6 +169,10 @@ impl Source for DeviceSource {
         })
     }
 
+    fn knows_holes(&self) -> bool {
+        matches!(self.medium, Medium::File { .. })
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         next_data(self.medium.open_file(), self.size_bytes, offset)
             .map_err(Error::io(&self.path, format!("seek data from offset {offset}")))

@@ -33,6 +33,12 @@ pub trait Source: Sync {
     /// The first extent at or after `offset` that may hold data; `None` if only holes follow.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
 
+    /// Whether [`Source::next_data`] leaves out what is zero. A hole is then zero even where nothing has changed according
+    /// to [`Source::next_changed`].
+    fn knows_holes(&self) -> bool {
+        false
+    }
+
     /// The first extent at or after `offset` that may differ from the previous backup; `None` if nothing
     /// does. Bytes between such extents are not read. By default, everything may differ.
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
@@ -84,6 +90,10 @@ impl<S: Source + ?Sized> Source for &S {
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         (**self).next_data(offset)
+    }
+
+    fn knows_holes(&self) -> bool {
+        (**self).knows_holes()
     }
 
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {

@@ -64,7 +64,7 @@ pub(crate) fn estimate_for(
         block_size: manifest.block_size,
         source_bytes,
         data_bytes,
-        knows_holes: source.is_some_and(|source| source.identity().kind == "file"),
+        knows_holes: source.is_some_and(|source| source.knows_holes()),
         changed_bytes,
         newest,
         clones,
@@ -93,6 +93,10 @@ impl Source for Outline<'_> {
 
     fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> Result<usize> {
         Ok(0)
+    }
+
+    fn knows_holes(&self) -> bool {
+        self.0.knows_holes()
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {

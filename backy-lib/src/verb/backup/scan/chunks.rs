@@ -1,12 +1,15 @@
 //! Cutting the source into chunks: which blocks must be read, which are holes, and which cannot have changed.
 //!
-//! Blocks that are known to be bad in the newest revision are read whatever the source reports as unchanged, and lost
+//! What has not changed is only a hint. Where the source has a hole, the block is zero: if the newest revision has data
+//! there, it has changed, whatever the source reports. (QEMU's bitmaps miss what is lost when a disk shrinks and grows
+//! again.) Blocks that are known to be bad in the newest revision are read whatever it reports as unchanged, and lost
 //! ones whatever it reports as holes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Chunk, ChunkKind, Scan};
+use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
 use crate::base::extent::Extent;
 use crate::base::limits::limits;
@@ -70,7 +73,18 @@ impl<'a> Chunks<'a> {
         }
         let changed = self.next_changed()?;
         let (to, kind) = if first < changed.first {
-            self.cut_old(changed.first.min(end), ChunkKind::Unchanged, limits().unchanged_blocks)?
+            let to = changed.first.min(end);
+            let data = match scan.source.knows_holes() && !planted(Bug::UnseenHoles) {
+                true => self.next_data()?,
+                false => Stretch { first, end: to },
+            };
+            match first < data.first {
+                true => self.cut_old(data.first.min(to), ChunkKind::Hole, scan.chunk_blocks)?,
+                false => {
+                    let to = data.end.min(to);
+                    self.cut_old(to, ChunkKind::Unchanged, limits().unchanged_blocks)?
+                }
+            }
         } else {
             let data = self.next_data()?;
             let to = changed.end.min(end);
