@@ -123,7 +123,7 @@ impl Source for PythonSource<'_> {
 
 /// The extents between those that are given, up to the end.
 fn between(given: &[Extent], size_bytes: u64) -> Vec<Extent> {
-    let starts = std::iter::once(0).chain(given.iter().map(Extent::end));
+    let starts = std::iter::once(0).chain(given.iter().map(|extent| extent.end()));
     let ends = given.iter().map(|extent| extent.offset).chain([size_bytes]);
     starts
         .zip(ends)
