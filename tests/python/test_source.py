@@ -100,10 +100,8 @@ def test_holes_are_not_read(tmp_path: Path) -> None:
     content[100_000:900_000] = bytes(800_000)
     content[1_500_000:] = bytes(500_000)
     source = SparseSource(bytes(content), None, iter([(1_500_000, 10**12), (300_000, 600_000), (100_000, 300_000)]))
-    report = archive.backup(source=source, force=True)
-    assert report is not None
+    archive.backup(source=source, force=True)
     assert sum(count for _, count in source.read) < 1_000_000
-    assert report.read_bytes < 1_000_000
     with archive.open() as image:
         assert image.read() == content
 
