@@ -13,10 +13,11 @@ __all__ = ["Source", "Writable"]
 class Source(typing.Protocol):
     """What `Archive.backup` reads when it is given as `source` and is no path.
 
-    Several threads call it. If it also has `holes()`, that is called once, and gives pairs of offset and length that are
-    zero, or None if it does not know. If it has `changed_extents(since)`, that is called once, with the newest Revision
-    or None. It gives pairs of offset and length in which something may have changed since that revision was made, or
-    None if it does not know; holes count as zero in any case. A `name`, if it has one, stands for it in reports.
+    Several threads call it. If it also has `holes()`, that is called once, and gives pairs of offset and length that
+    are zero, or None if it does not know. If it has `changed_extents(since)`, that is called once, with the newest
+    Revision or None. It gives pairs of offset and length in which something may have changed since that revision was
+    made, or None if it does not know; holes count as zero in any case. A `name`, if it has one, stands for it in
+    reports.
     """
 
     @property
