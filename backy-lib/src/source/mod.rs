@@ -33,8 +33,8 @@ pub trait Source: Sync {
     /// The first extent at or after `offset` that may hold data; `None` if only holes follow.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
 
-    /// Whether [`Source::next_data`] leaves out what is zero. A hole is then zero even where nothing has changed according
-    /// to [`Source::next_changed`].
+    /// Whether [`Source::next_data`] leaves out what is zero. A hole is then zero even where nothing has changed
+    /// according to [`Source::next_changed`].
     fn knows_holes(&self) -> bool {
         false
     }

@@ -44,10 +44,10 @@ impl Archive {
     /// written: 0 only at the end. Several threads call it. An exception of the object stops the backup, leaves the
     /// archive as it was, and is raised unchanged.
     ///
-    /// If the object has `holes()`, that is called once, and returns pairs of offset and length that are zero, or None if
-    /// it does not know. If it has `changed_extents(since)`, that is called once, with the newest Revision or None, and
-    /// returns pairs of offset and length in which something may have changed since that one was made; or None if it
-    /// does not know. Holes count as zero whether or not they have changed according to that.
+    /// If the object has `holes()`, that is called once, and returns pairs of offset and length that are zero, or None
+    /// if it does not know. If it has `changed_extents(since)`, that is called once, with the newest Revision or None,
+    /// and returns pairs of offset and length in which something may have changed since that one was made; or None if
+    /// it does not know. Holes count as zero whether or not they have changed according to that.
     ///
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
