@@ -6,7 +6,7 @@ use backy_lib::format::manifest::SourceIdentity;
 use backy_lib::source::{Source, check_not_empty};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyList, PyMemoryView, PyString};
+use pyo3::types::{PyByteArray, PyList, PyMemoryView, PyString, PyTuple};
 
 use crate::outcall;
 use crate::report::ToPython;
@@ -43,19 +43,11 @@ impl<'a> PythonSource<'a> {
     /// Asks it where it is zero, and what has changed since the revision that was made last.
     pub(crate) fn ask(&mut self, newest: Option<&backy_lib::Revision>) -> Result<()> {
         let size_bytes = self.size_bytes;
-        self.data = self.call(|object| {
-            let Some(ask) = object.getattr_opt("holes")? else { return Ok(None) };
-            let answer = outcall::call(&ask, ())?;
-            if answer.is_none() {
-                return Ok(None);
-            }
-            Ok(Some(between(&extents(&answer, size_bytes)?, size_bytes)))
-        })?;
+        let holes = self.call(|object| asked(object, "holes", (), size_bytes))?;
+        self.data = holes.map(|holes| between(&holes, size_bytes));
         self.changed = self.call(|object| {
-            let Some(ask) = object.getattr_opt("changed_extents")? else { return Ok(None) };
             let newest = newest.map(Seen::newest).to_python(object.py())?;
-            let answer = outcall::call(&ask, (newest,))?;
-            if answer.is_none() { Ok(None) } else { extents(&answer, size_bytes).map(Some) }
+            asked(object, "changed_extents", (newest,), size_bytes)
         })?;
         Ok(())
     }
@@ -161,6 +153,21 @@ fn read_some(object: &Bound<'_, PyAny>, buffer: &mut [u8], offset: u64) -> PyRes
     };
     part.copy_from_slice(found);
     Ok(count)
+}
+
+/// What a method returns that an object may have; `None` if it has none, or does not know.
+fn asked<'py, A>(
+    object: &Bound<'py, PyAny>,
+    name: &str,
+    arguments: A,
+    size_bytes: u64,
+) -> PyResult<Option<Vec<Extent>>>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
+{
+    let Some(ask) = object.getattr_opt(name)? else { return Ok(None) };
+    let answer = outcall::call(&ask, arguments)?;
+    if answer.is_none() { Ok(None) } else { extents(&answer, size_bytes).map(Some) }
 }
 
 /// Pairs of offset and length in any order, as the engine wants them.
