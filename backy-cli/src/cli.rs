@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::commands::{
     backup, check, completions, config, drill, export, find, import, init, maintenance, man, mount,
-    pull, push, receive, report, restore, rm, run, scrub, serve, status, tag,
+    pull, push, receive, report, restore, rm, run, scrub, serve, source, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -71,8 +71,7 @@ Examples, in the folder above the archive 'mynode':
   backy -b mynode backup                  what cron runs; silent on success
   backy -b mynode restore -r 1 disk.img   the previous revision, to a file
 
-Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C.
-Of check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";
+Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C; check has its own.";
 
 /// How a revision is named, for the options that take one.
 pub(crate) const REVISION_HELP: &str = "\
@@ -124,6 +123,7 @@ pub(crate) enum Command {
     Mount(mount::Args),
     Find(find::Args),
     Config(config::Args),
+    Source(source::Args),
     Import(import::Args),
     Pull(pull::Args),
     Push(push::Args),
@@ -158,6 +158,7 @@ impl Command {
             Command::Pull(_) => "pull",
             Command::Push(_) => "push",
             Command::Serve(_) => "serve",
+            Command::Source(_) => "source",
             Command::Receive(_) => "receive",
             Command::Maintenance(_) => "maintenance",
             Command::Scrub(_) => "scrub",
@@ -192,6 +193,7 @@ impl Command {
             // Each of its jobs does so itself.
             | Command::Run(_)
             | Command::Config(_)
+            | Command::Source(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
         }

@@ -331,6 +331,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Pull(args) => commands::pull::run(args, session),
         Command::Push(args) => commands::push::run(args, session),
         Command::Serve(args) => commands::serve::run(&args, session),
+        Command::Source(args) => commands::source::run(&args, session),
         Command::Receive(args) => commands::receive::run(&args, session),
         Command::Maintenance(args) => commands::maintenance::run(&args, session),
         Command::Scrub(args) => commands::scrub::run(&args, session),

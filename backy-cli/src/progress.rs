@@ -114,6 +114,7 @@ fn words(phase: Phase) -> &'static str {
     match phase {
         Phase::Recover => "recovering",
         Phase::CheckOldArchive => "verifying",
+        Phase::CompareSource => "comparing the source",
         Phase::Backup => "backing up",
         Phase::CheckTarget => "looking for data",
         Phase::CompareTarget => "comparing",

@@ -74,13 +74,14 @@ mod verdict;
 #[cfg(feature = "testing")]
 pub use base::limits;
 pub use base::{
-    canary, clock, digest, error, escape, extent, fork, progress, report_path, revision, units,
+    canary, clock, digest, error, escape, extent, fork, mark, progress, report_path, revision,
+    units,
 };
 pub use policy::{config, health, plan, retention, room, schedule, select};
 pub use source::hooks;
 pub use verb::caller::Caller;
 pub use verb::{backup, drill, export, import, init, maintenance, pull, push, restore, scrub, tag};
-pub use verdict::{check, monitoring, settings, status};
+pub use verdict::{check, monitoring, settings, source as source_report, status};
 
 pub use archive::{Archive, ArchiveWriter, archives_below};
 pub use backup::{BackupOptions, BackupPlan, BackupReport, ImageUpdate, SpaceCheck};
@@ -102,6 +103,7 @@ pub use revision::{OperationId, RevisionId, Tag};
 pub use scrub::{Budget, ScrubOptions, ScrubReport};
 pub use select::{Here, RevisionSpec, RevisionsSpec};
 pub use settings::ConfigReport;
+pub use source_report::SourceReport;
 pub use status::StatusReport;
 pub use storage::Trust;
 pub use units::BlockSize;

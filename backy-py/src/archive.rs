@@ -204,7 +204,7 @@ impl Archive {
     /// The configured source; None when there is none.
     #[getter]
     fn source(&self, py: Python<'_>) -> PyResult<Option<PathBuf>> {
-        self.read(py, |archive| Ok(archive.config()?.source))
+        self.read(py, |archive| Ok(archive.config()?.source.map(|source| source.written())))
     }
 
     /// The revisions, newest first.

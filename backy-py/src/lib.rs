@@ -78,17 +78,17 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate, Extent,
-        Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport, RebuildReport,
-        RestoreReport, Revision, ScrubReport, Skipped, Step, TargetContent, TargetLook, UndoReport,
-        Verdict,
+        Affected, BackupPlan, BackupReport, BlockRange, Bookmark, Coverage, DrillReport, Estimate,
+        Extent, Finding, Hints, ImportReport, Imported, MaintenancePlan, MaintenanceReport,
+        RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step, TargetContent,
+        TargetLook, UndoReport, Verdict,
     };
     #[pymodule_export]
     use crate::settings::{ConfigFile, ConfigReport, FileLine, Setting};
     #[pymodule_export]
     use crate::verdicts::{
         Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, OriginStatus, Problem,
-        RevisionStatus, Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
+        RevisionStatus, Run, SharedSpace, SourceIdentity, Space, Status, TagStatus, Unreported,
     };
     #[pymodule_export]
     use crate::watch::Progress;

@@ -52,7 +52,7 @@ macro_rules! arguments {
 arguments! {
     add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
     fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old origin
-    path remove revision revisions since source ssh tags target timeout to trust undo until wait
+    path read_all remove revision revisions since source ssh tags target timeout to trust undo until wait
     writable
 }
 

@@ -14,7 +14,6 @@ use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::{Event, Observer};
 use backy_lib::pull::PullRequest;
 use backy_lib::scrub::ScrubRequest;
-use backy_lib::source::Source;
 use backy_lib::tag::TagRequest;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, Caller, Error, ExportReport,
@@ -105,9 +104,7 @@ impl From {
             From::Config => BackupSource::Config,
             From::Path(path) => BackupSource::Path(path),
             From::Object(object) => BackupSource::Other(Box::new(move |archive: &Archive| {
-                let mut source = PythonSource::open(object, watch)?;
-                source.ask(archive.revisions().first())?;
-                Ok(Box::new(source) as Box<dyn Source>)
+                PythonSource::open(object, watch, archive.revisions().first())
             })),
         }
     }

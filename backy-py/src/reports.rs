@@ -60,6 +60,10 @@ report! {
         stored_bytes(r) = r.revision.statistics.stored_bytes;
         /// Seconds that its backup took.
         seconds(r) = r.revision.statistics.seconds;
+        /// What its backup did not read, because the source reported no change; None if the source reports none.
+        hints(r) = r.revision.hints;
+        /// The mark at the source that stands for it, or None.
+        bookmark(r) = r.revision.bookmark;
         /// Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes.
         bad_blocks(r) = r.revision.findings.bad_blocks.to_vec();
         /// Its number when the archive was read, 0 being the newest; None when it was read from JSON.
@@ -86,6 +90,34 @@ report! {
             tags.join(", ")
         )
     };
+}
+
+report! {
+    /// A mark at the source: there the source was what the revision holds.
+    Bookmark of backy_lib::format::manifest::Bookmark {
+        /// What keeps it: "python" for an object, "reflink" for a clone.
+        tracker(r) = r.tracker;
+        /// What distinguishes it from another mark with the same name; of an object what `mark` returned.
+        id(r) = r.id;
+        /// What distinguishes the source from another one; of an object what `identity` returned.
+        identity(r) = r.identity;
+        /// Changes are reported in units of so many bytes.
+        granularity(r) = r.granularity;
+    }
+}
+
+report! {
+    /// How much of the source a backup did not read, because the source reported no change.
+    Hints of backy_lib::format::manifest::Hints {
+        /// UUID of the revision since which the source reported changes; None when everything was read.
+        since(r) = r.since;
+        /// Bytes that were not read, apart from holes.
+        skipped_bytes(r) = r.skipped_bytes;
+        /// Bytes that were read and compared although the source reported no change.
+        compared_bytes(r) = r.compared_bytes;
+        /// Why everything was read, or None.
+        reason(r) = r.reason;
+    }
 }
 
 report! {

@@ -87,6 +87,10 @@ report! {
         damaged(r) = r.damaged;
         /// Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes.
         bad_blocks(r) = r.bad_blocks;
+        /// What its backup did not read, because the source reported no change; None if the source reports none.
+        hints(r) = r.hints;
+        /// The mark at the source that stands for it, or None.
+        bookmark(r) = r.bookmark;
     }
     also {
         /// The same as `started`, as an older name of `Revision`.
@@ -235,6 +239,18 @@ report! {
         other_source(r) = r.other_source;
         /// Size in bytes of the revision before, where the source has become shorter.
         shrunk_from_bytes(r) = r.shrunk_from_bytes;
+        /// Changes that the source had not reported, where there are any.
+        unreported(r) = r.unreported;
+    }
+}
+
+report! {
+    /// Changes that a source did not report. The revision of the alarm is right there; earlier ones may not be.
+    Unreported of backy_lib::format::manifest::Unreported {
+        /// The blocks.
+        blocks(r) = r.blocks;
+        /// When they were last compared: revisions made later may hold older content there.
+        since(r) = r.since;
     }
 }
 

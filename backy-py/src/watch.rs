@@ -44,7 +44,8 @@ pub(crate) struct Progress {
 #[pymethods]
 impl Progress {
     /// What is being done: "backup", "scrub", "restore", "merge", "recover", "export", "drill", "save-target",
-    /// "check-target" or "check-old-archive". An operation may have several phases, each with bytes of its own.
+    /// "compare-source", "compare-target", "check-target" or "check-old-archive". An operation may have several
+    /// phases, each with bytes of its own.
     #[getter]
     fn phase(&self) -> &str {
         self.phase

@@ -65,6 +65,33 @@ class Asking:
         return len(part)
 
 
+class Lying:
+    """A source that keeps marks, and never reports a change."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.size = len(content)
+
+    def readinto_at(self, offset: int, buffer: memoryview, /) -> int:
+        part = self.content[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def mark(self, revision: str) -> str:
+        return revision
+
+    def changed_extents(self, since: backy.Revision | None) -> list[tuple[int, int]]:
+        return []
+
+
+def tracked(folder: Path) -> Archive:
+    """An archive of a source that has not reported a change."""
+    archive = Archive.init(folder / "tracked")
+    archive.backup(source=Lying(b"a" * 200_000), force=True)
+    archive.backup(source=Lying(b"a" * 100_000 + b"b" * 100_000), force=True, read_all=True)
+    return archive
+
+
 def instances(folder: Path) -> dict[str, list[Any]]:
     """Reports by the names of their classes; those in reports among them. The archives there are damaged."""
     archive = alarming(folder)
@@ -84,6 +111,7 @@ def instances(folder: Path) -> dict[str, list[Any]]:
         archive.backup(force=True, dry_run=True),
         archive.backup(source=asking, force=True),
         *asking.seen,
+        tracked(folder).status(),
         archive.look_at_target(disk),
         archive.restore(disk, 1, force=True, undo=folder / "undo", keep_going=True),
         archive.export(folder / "new.qcow2", 0),

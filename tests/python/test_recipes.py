@@ -324,10 +324,115 @@ def test_an_lvm_snapshot_is_backed_up_and_removed(tmp_path: Path) -> None:
     assert [line.split()[0] for line in (group / "log").read_text().splitlines()] == ["lvcreate", "lvremove"] * 2
 
 
+RADOS = """
+class Pool:
+    def get_pool_id(self):
+        return 7
+
+class Rados:
+    def __init__(self, conffile):
+        self.conffile = conffile
+    def connect(self):
+        pass
+    def get_fsid(self):
+        return "0190a000"
+    def open_ioctx(self, pool):
+        return Pool()
+"""
+
+# As much of the module as the recipe uses; images and snapshots are files.
+RBD = """
+import json
+from pathlib import Path
+
+class Image:
+    def __init__(self, pool, name):
+        self.folder = Path("cluster")
+        self.at = None
+    def id(self):
+        return "abc"
+    def size(self):
+        return len(self.bytes(None))
+    def bytes(self, snapshot):
+        return (self.folder / (f"{snapshot}.snap" if snapshot else "image")).read_bytes()
+    def known(self):
+        return json.loads((self.folder / "snapshots").read_text())
+    def list_snaps(self):
+        return ({"name": name, "id": number} for name, number in self.known().items())
+    def create_snap(self, name):
+        known = self.known()
+        (self.folder / f"{name}.snap").write_bytes(self.bytes(None))
+        known[name] = json.loads((self.folder / "count").read_text())
+        (self.folder / "count").write_text(str(known[name] + 1))
+        (self.folder / "snapshots").write_text(json.dumps(known))
+    def remove_snap(self, name):
+        assert name != self.at
+        known = self.known()
+        del known[name]
+        (self.folder / f"{name}.snap").unlink()
+        (self.folder / "snapshots").write_text(json.dumps(known))
+    def set_snap(self, name):
+        self.at = name
+    def read(self, offset, length):
+        with (self.folder / "log").open("a") as log:
+            log.write(f"{length}\\n")
+        return self.bytes(self.at)[offset : offset + length]
+    def diff_iterate(self, offset, length, from_snapshot, iterate_cb):
+        new = self.bytes(self.at)
+        old = self.bytes(from_snapshot) if from_snapshot else bytes(len(new))
+        for at in range(0, len(new), 4096):
+            part = new[at : at + 4096]
+            if part != old[at : at + 4096]:
+                iterate_cb(at, len(part), any(part))
+"""
+
+
+def test_an_image_of_ceph(tmp_path: Path) -> None:
+    """Reads what has changed, keeps one snapshot, and does not believe one that was made again under its name."""
+    cluster = tmp_path / "cluster"
+    cluster.mkdir()
+    (tmp_path / "rados.py").write_text(RADOS)
+    (tmp_path / "rbd.py").write_text(RBD)
+    (cluster / "snapshots").write_text(json.dumps({"daily": 1}))
+    (cluster / "daily.snap").touch()
+    (cluster / "count").write_text("5")
+    archive = backy.Archive.init(tmp_path / "archive")
+    program = recipe("Back up an image of Ceph by what has changed", ("/srv/backup/mynode", str(archive.path)))
+    program = program.replace("archive.backup(", "archive.backup(force=True, ")
+    image = bytearray(2_000_000)
+    image[300_000:900_000] = b"x" * 600_000
+
+    def back_up() -> int:
+        (cluster / "log").unlink(missing_ok=True)
+        (cluster / "image").write_bytes(image)
+        done = run(program, tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        with archive.open() as revision:
+            assert revision.read() == image
+        names = sorted(json.loads((cluster / "snapshots").read_text()))
+        assert names == [f"backy.{archive.revisions[0].uuid}", "daily"]
+        return sum(int(line) for line in (cluster / "log").read_text().splitlines())
+
+    assert 600_000 <= back_up() < 900_000
+    image[400_000:400_100] = b"y" * 100
+    image[600_000:800_000] = bytes(200_000)
+    assert back_up() <= 262_144
+    hints = archive.revisions[0].hints
+    assert hints is not None
+    assert hints.since == archive.revisions[1].uuid
+    known = json.loads((cluster / "snapshots").read_text())
+    known[f"backy.{archive.revisions[0].uuid}"] = 99
+    (cluster / "snapshots").write_text(json.dumps(known))
+    assert back_up() > 300_000
+    hints = archive.revisions[0].hints
+    assert hints is not None
+    assert hints.since is None
+
+
 def test_every_recipe_has_a_test() -> None:
     parts = DOCUMENT.split("\n### ")[1:]
     headings = [part.splitlines()[0] for part in parts if "```python recipe" in part]
-    assert len(headings) == 7
+    assert len(headings) == 8
     assert len(headings) == DOCUMENT.count("```python recipe")
     text = Path(__file__).read_text()
     for heading in headings:

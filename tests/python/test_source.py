@@ -188,3 +188,115 @@ def test_an_object_that_is_no_source_is_refused(copy: Made) -> None:
     """With a sentence that says what is missing."""
     with pytest.raises(TypeError, match="readinto_at"):
         Archive(copy.path).backup(source=object(), force=True)  # type: ignore[call-overload]
+
+
+class MarkingSource(SparseSource):
+    """Keeps marks: the content of each is in `marks`, which outlives the object."""
+
+    def __init__(self, content: bytes, marks: dict[str, bytes], identity: str = "one") -> None:
+        super().__init__(content, None, None)
+        self.marks = marks
+        self.own = identity
+        self.calls: list[str] = []
+
+    def identity(self) -> str:
+        return self.own
+
+    def mark(self, revision: str) -> str | None:
+        assert self.read == []
+        self.calls.append("mark")
+        self.marks[revision] = self.content
+        return f"mark {revision}"
+
+    def changed_extents(self, since: backy.Revision | None) -> Iterable[tuple[int, int]] | None:
+        self.calls.append("changed_extents")
+        assert since is not None
+        assert since.bookmark is not None
+        assert (since.bookmark.tracker, since.bookmark.id) == ("python", f"mark {since.uuid}")
+        before = self.marks.get(since.uuid)
+        if before is None:
+            return None
+        parts = [slice(at, at + 1000) for at in range(0, self.size, 1000)]
+        return [(part.start, 1000) for part in parts if before[part] != self.content[part]]
+
+    def settle(self, keep: str | None) -> None:
+        self.calls.append("settle")
+        for revision in list(self.marks):
+            if revision != keep:
+                del self.marks[revision]
+
+
+def test_a_source_may_keep_marks(tmp_path: Path) -> None:
+    """mark comes before any read, and settle leaves the mark of the newest revision alone."""
+    archive = new(tmp_path)
+    marks: dict[str, bytes] = {}
+    content = random.Random(6).randbytes(3_000_000)
+    for number in range(4):
+        content = content[: number * 500_000] + b"changed" + content[number * 500_000 + 7 :]
+        source = MarkingSource(content, marks)
+        report = archive.backup(source=source, force=True)
+        assert report is not None
+        assert list(marks) == [report.revision.uuid]
+        assert source.calls == ["mark", *(["changed_extents"] if number else []), "settle"]
+        hints = report.revision.hints
+        assert hints is not None
+        assert (hints.since is None) == (number == 0)
+        assert hints.compared_bytes == 0
+        assert (sum(count for _, count in source.read) < 200_000) == (number > 0)
+        with archive.open() as image:
+            assert image.read() == content
+    source = MarkingSource(content, marks)
+    report = archive.backup(source=source, force=True, read_all=True)
+    assert report is not None
+    assert report.revision.hints is not None
+    assert report.revision.hints.reason == "--read-all asks for it"
+    assert sum(count for _, count in source.read) == len(content)
+
+
+def test_doubts_about_marks_make_it_read_everything(tmp_path: Path) -> None:
+    """Another source, a mark that is missing, one that could not be made: the reason is in the report."""
+    archive = new(tmp_path)
+    marks: dict[str, bytes] = {}
+    content = random.Random(7).randbytes(1_000_000)
+    archive.backup(source=MarkingSource(content, marks), force=True)
+
+    def reason(source: MarkingSource) -> str:
+        report = archive.backup(source=source, force=True)
+        assert report is not None
+        assert report.revision.hints is not None
+        assert report.revision.hints.since is None
+        assert sum(count for _, count in source.read) == len(content)
+        return str(report.revision.hints.reason)
+
+    assert "found two, expected one" in reason(MarkingSource(content, marks, "two"))
+    marks.clear()
+    assert "does not know what has changed" in reason(MarkingSource(content, marks, "two"))
+
+    class Unmarked(MarkingSource):
+        def mark(self, revision: str) -> str | None:
+            return None
+
+    assert "has made no mark" in reason(Unmarked(content, marks, "two"))
+    assert "without a mark" in reason(MarkingSource(content, marks, "two"))
+
+
+def test_a_failed_backup_leaves_the_marks_of_before(tmp_path: Path) -> None:
+    """settle is called with the revision that is still the newest, or with None."""
+    archive = new(tmp_path)
+    marks: dict[str, bytes] = {}
+    content = random.Random(8).randbytes(1_000_000)
+
+    class Failing(MarkingSource):
+        def readinto_at(self, offset: int, buffer: memoryview) -> int:
+            raise OSError(5, "broken")
+
+    with pytest.raises(OSError, match="broken"):
+        archive.backup(source=Failing(content, marks), force=True)
+    assert marks == {}
+    archive.backup(source=MarkingSource(content, marks), force=True)
+    kept = dict(marks)
+    assert list(kept) == [archive.revisions[0].uuid]
+    changed = b"x" * 10 + content[10:]
+    with pytest.raises(OSError, match="broken"):
+        archive.backup(source=Failing(changed, marks), force=True)
+    assert marks == kept

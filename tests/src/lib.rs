@@ -18,4 +18,5 @@ pub mod qemu;
 pub mod rbd_diff;
 pub mod retention;
 pub mod stop;
+pub mod tracked;
 pub mod world;

@@ -126,6 +126,10 @@ impl Source for MemorySource {
         Ok(next_data(&self.bytes, offset))
     }
 
+    fn gives_hints(&self) -> bool {
+        self.changed.is_some()
+    }
+
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
         self.call("ask for changes", offset)?;
         let Some(changed) = &self.changed else {

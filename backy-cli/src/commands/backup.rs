@@ -51,6 +51,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     limit_rate: Option<u64>,
 
+    /// Read all of the source, whatever it reports about changes
+    #[arg(long)]
+    read_all: bool,
+
     /// Print the report as JSON: the new revision, or null (with --dry-run the plan)
     #[arg(long)]
     json: bool,
@@ -69,6 +73,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         tags: args.tags.into_iter().collect(),
         scheduled: args.scheduled.into_iter().collect(),
         limit_rate: args.limit_rate,
+        read_all: args.read_all,
         space: match args.no_space_check {
             true => SpaceCheck::Explain,
             false => SpaceCheck::Require,
@@ -151,8 +156,14 @@ pub(crate) fn summary(report: &BackupReport) -> String {
         0 => String::new(),
         count => format!(", {} repaired", words::count(count as usize, "bad block")),
     };
+    let read = match &revision.hints {
+        Some(hints) if hints.since.is_some() => {
+            format!(", {} read", size(statistics.read_bytes + hints.compared_bytes))
+        }
+        _ => String::new(),
+    };
     format!(
-        "made revision {} ({tags}): {} in {}, {} changed, {} more stored{healed}",
+        "made revision {} ({tags}): {} in {}{read}, {} changed, {} more stored{healed}",
         revision.uuid,
         size(revision.size_bytes),
         duration(statistics.seconds),

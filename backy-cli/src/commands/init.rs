@@ -75,7 +75,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let text = describe(&created.archive, created.source_bytes)?;
+    let mut text = describe(&created.archive, created.source_bytes)?;
+    if let Some(advice) = &created.advice {
+        text.push_str(&format!("\nNote: {}.\n", escape::line(advice)));
+    }
     session.output.result(text.as_bytes())
 }
 
@@ -91,12 +94,10 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     };
     match (&config.source, source_bytes) {
         (Some(source), Some(size_bytes)) => {
-            let source = source.to_string_lossy();
+            let source = source.to_string();
             line(format!("Source: {}, {}.", escape::line(&source), display_size(size_bytes)));
         }
-        (Some(source), None) => {
-            line(format!("Source: {}.", escape::line(&source.to_string_lossy())))
-        }
+        (Some(source), None) => line(format!("Source: {}.", escape::line(&source.to_string()))),
         (None, _) => line(match &config.origin {
             Some(origin) => format!("A copy of {}.", escape::line(&origin.url)),
             None => format!("Source: not set; set it in {folder}/backy.toml."),

@@ -29,6 +29,7 @@ pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod scrub;
 pub(crate) mod serve;
+pub(crate) mod source;
 pub(crate) mod status;
 pub(crate) mod tag;
 

@@ -24,6 +24,8 @@ fn with_revisions(count: usize) -> HostReport {
     let id = backy_lib::RevisionId::new(host.checked);
     status.revisions = (0..count)
         .map(|number| RevisionStatus {
+            hints: None,
+            bookmark: None,
             number,
             uuid: id,
             started: host.checked - jiff::SignedDuration::from_hours(24 * number as i64),

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::Archive;
 use crate::base::error::{Error, Result};
-use crate::source::{self, DeviceSource};
+use crate::policy::config::SourceAddress;
+use crate::source::{self, DeviceSource, Opened, Source, reflink};
 use crate::storage::FileName;
 
 impl Archive {
@@ -17,10 +18,25 @@ impl Archive {
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
         let source = config.source.ok_or_else(no_source)?;
         let opened = match &config.hooks.snapshot {
-            None => self.open_device(&source)?,
+            None => self.open_device(source.path())?,
             Some(snapshot) => self.open_device(snapshot).map_err(of_hook)?,
         };
         Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
+    }
+
+    /// Opens the configured source with what keeps its marks, if anything does. A snapshot of hooks has none.
+    ///
+    /// # Errors
+    /// As for [`Archive::open_source`].
+    pub fn open_tracked(&self) -> Result<Opened<'static>> {
+        let config = self.config()?;
+        let is_made = config.hooks.snapshot.is_some() || config.hooks.before.is_some();
+        match config.source {
+            Some(SourceAddress::Reflink(path)) if !is_made => {
+                reflink::open(&path, self.open_device(&path)?)
+            }
+            _ => Ok(Opened::from(Box::new(self.open_source()?) as Box<dyn Source>)),
+        }
     }
 
     /// Opens another file or device to back up.

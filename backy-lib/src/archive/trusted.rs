@@ -40,7 +40,7 @@ impl Archive {
         let config = archive.config()?;
         check_outside(&*archive.storage, &config)?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
-        config.source.ok_or_else(no_source)
+        config.source.map(|source| source.path().to_owned()).ok_or_else(no_source)
     }
 
     /// The origin of a copy, for a pull from it.

@@ -58,11 +58,19 @@ pub enum Bug {
     LeavesTheRoot,
     /// A hole where nothing has changed according to the source is not compared with the newest revision.
     UnseenHoles,
+    /// Two marks at a source have the same name.
+    MarkWithoutUuid,
+    /// Marks at a source are removed before the revision that needs no others is committed.
+    SettledFirst,
+    /// A map of a file's extents is used although the file system has moved them since.
+    RememberedMap,
+    /// A place of compressed data in a file system is taken for that of its bytes.
+    TrustedEncoding,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 27] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -86,6 +94,10 @@ impl Bug {
         Bug::UncheckedCopy,
         Bug::LeavesTheRoot,
         Bug::UnseenHoles,
+        Bug::MarkWithoutUuid,
+        Bug::SettledFirst,
+        Bug::RememberedMap,
+        Bug::TrustedEncoding,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -114,6 +126,10 @@ impl Bug {
             Bug::UncheckedCopy => "unchecked-copy",
             Bug::LeavesTheRoot => "leaves-the-root",
             Bug::UnseenHoles => "unseen-holes",
+            Bug::MarkWithoutUuid => "mark-without-uuid",
+            Bug::SettledFirst => "settled-first",
+            Bug::RememberedMap => "remembered-map",
+            Bug::TrustedEncoding => "trusted-encoding",
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod fork;
 pub mod limits;
 #[cfg(not(feature = "testing"))]
 pub(crate) mod limits;
+pub mod mark;
 pub(crate) mod pipeline;
 pub mod progress;
 pub mod report_path;

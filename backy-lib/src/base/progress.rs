@@ -16,6 +16,8 @@ pub enum Phase {
     Recover,
     /// Checking an archive of 2014 before importing anything.
     CheckOldArchive,
+    /// Comparing blocks of the source that have not changed, according to the source.
+    CompareSource,
     /// Reading and comparing the source, storing changes.
     Backup,
     /// Verifying stored data.
@@ -38,9 +40,10 @@ pub enum Phase {
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Phase; 11] = [
+    pub const ALL: [Phase; 12] = [
         Phase::Recover,
         Phase::CheckOldArchive,
+        Phase::CompareSource,
         Phase::Backup,
         Phase::Scrub,
         Phase::Merge,
@@ -57,6 +60,7 @@ impl Phase {
         match self {
             Phase::Recover => "recover",
             Phase::CheckOldArchive => "check-old-archive",
+            Phase::CompareSource => "compare-source",
             Phase::Backup => "backup",
             Phase::Scrub => "scrub",
             Phase::Merge => "merge",

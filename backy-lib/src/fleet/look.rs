@@ -78,7 +78,7 @@ impl Looking {
     fn jobs(&self, archive: &Archive) -> Result<Looked> {
         let config = archive.config()?;
         let label = folders::label(&archive.folder());
-        let source = config.source.as_ref().map(|source| source.as_path().into());
+        let source = config.source.as_ref().map(|source| (&*source.written()).into());
         let mut jobs = Vec::new();
         let filled = match archive.origin_status(&config, &*self.clock)? {
             Some(origin) => self.pull(archive, &origin),

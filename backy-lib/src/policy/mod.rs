@@ -5,5 +5,6 @@ pub mod health;
 pub mod plan;
 pub mod retention;
 pub mod room;
+pub(crate) mod rotation;
 pub mod schedule;
 pub mod select;

@@ -99,6 +99,21 @@ impl DeviceSource {
         }
     }
 
+    /// The open file, if it is no device.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.medium {
+            Medium::File { file, .. } => Some(file),
+            Medium::Device(_) => None,
+        }
+    }
+
+    /// A file that is already open. `path` is for messages.
+    pub(super) fn of_file(path: &Path, file: File) -> Result<Self> {
+        let size_bytes = size_of(&file).map_err(Error::io(path, "look up its size"))?;
+        let (path, identity) = (path.to_owned(), OnceLock::new());
+        Ok(DeviceSource { path, medium: Medium::file(file), size_bytes, is_made: false, identity })
+    }
+
     /// For a source that is created or attached anew for each backup: only its content identifies it.
     #[must_use]
     pub fn made_anew(self) -> Self {

@@ -5,6 +5,8 @@
 mod device;
 pub mod hooks;
 mod identity;
+pub mod reflink;
+pub mod tracking;
 
 use std::path::PathBuf;
 
@@ -15,6 +17,7 @@ use crate::base::units::BlockIndex;
 use crate::format::manifest::{BlockRange, SourceIdentity};
 
 pub use device::DeviceSource;
+pub use tracking::{Marked, Opened, Tracker};
 
 /// Something to back up. Several threads read it at once; nothing writes to it.
 pub trait Source: Sync {
@@ -36,6 +39,11 @@ pub trait Source: Sync {
     /// Whether [`Source::next_data`] leaves out what is zero. A hole is then zero even where nothing has changed
     /// according to [`Source::next_changed`].
     fn knows_holes(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Source::next_changed`] is only a hint, which a backup checks from time to time.
+    fn gives_hints(&self) -> bool {
         false
     }
 
@@ -96,6 +104,10 @@ impl<S: Source + ?Sized> Source for &S {
         (**self).knows_holes()
     }
 
+    fn gives_hints(&self) -> bool {
+        (**self).gives_hints()
+    }
+
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
         (**self).next_changed(offset)
     }
@@ -133,7 +145,7 @@ pub fn check_not_empty(source: &dyn Source) -> Result<()> {
     Err(Error::Source { path: PathBuf::from(source.identity().path), message })
 }
 
-fn size_changed(source: &dyn Source, now: u64) -> Error {
+pub(crate) fn size_changed(source: &dyn Source, now: u64) -> Error {
     Error::Source {
         path: PathBuf::from(source.identity().path),
         message: format!(

@@ -14,7 +14,7 @@ use crate::base::error::{Error, Result};
 use crate::base::units::BlockSize;
 use crate::format::manifest::Manifest;
 use crate::format::readme::{self, readme};
-use crate::policy::config::Config;
+use crate::policy::config::{Config, SourceAddress};
 use crate::storage::dir::DirStorage;
 use crate::storage::manifest;
 use crate::storage::{Behalf, FileName, Published, StagingToken, Storage, Trust, is_note, staged};
@@ -47,7 +47,9 @@ impl Archive {
         block_size: BlockSize,
         trust: Trust,
     ) -> Result<Self> {
-        Self::create(folder, Content { source, ..Content::default() }, block_size, trust)
+        let source = typed(source)?;
+        let content = Content { source: source.as_ref(), ..Content::default() };
+        Self::create(folder, content, block_size, trust)
     }
 
     fn create(
@@ -68,7 +70,9 @@ impl Archive {
         source: Option<&Path>,
         block_size: BlockSize,
     ) -> Result<Self> {
-        Self::create_on(storage, Content { source, ..Content::default() }, block_size)
+        let source = typed(source)?;
+        let content = Content { source: source.as_ref(), ..Content::default() };
+        Self::create_on(storage, content, block_size)
     }
 
     fn create_on(
@@ -92,10 +96,15 @@ impl Archive {
     }
 }
 
+/// A source as somebody has typed it.
+fn typed(source: Option<&Path>) -> Result<Option<SourceAddress>> {
+    source.map(SourceAddress::typed).transpose()
+}
+
 /// What the config of a new archive says.
 #[derive(Debug, Clone, Copy, Default)]
 struct Content<'a> {
-    source: Option<&'a Path>,
+    source: Option<&'a SourceAddress>,
     /// The path or URL of the archive that it is to be a copy of, in place of a source.
     origin: Option<&'a str>,
     /// Absolute paths of files that it includes.
@@ -155,11 +164,11 @@ fn check_kept_config(storage: &dyn Storage, content: Content<'_>) -> Result<()> 
     let kept = trusted_config(storage)?;
     let path = storage.path(FileName::CONFIG);
     let refuse = |message: String| Err(Error::Specification { message });
-    if let Some(source) = content.source.filter(|source| kept.source.as_deref() != Some(*source)) {
+    if let Some(source) = content.source.filter(|source| kept.source.as_ref() != Some(*source)) {
         return refuse(format!(
             "{} exists and names another source than {}; change it, or omit SOURCE",
             path.display(),
-            source.display()
+            source
         ));
     }
     match content.include.iter().find(|include| !kept.includes.contains(include)) {

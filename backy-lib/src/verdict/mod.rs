@@ -3,4 +3,5 @@
 pub mod check;
 pub mod monitoring;
 pub mod settings;
+pub mod source;
 pub mod status;

@@ -19,7 +19,8 @@ use crate::base::report_path::ReportPath;
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::BlockSize;
 use crate::format::manifest::{
-    Alarm, BlockRange, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
+    Alarm, BlockRange, Bookmark, DrillReport, Findings, Hints, InProgress, Manifest, Revision,
+    SourceIdentity,
 };
 use crate::image::damage;
 use crate::image::taken;
@@ -133,6 +134,12 @@ pub struct RevisionStatus {
     /// Bad blocks of its own file. Earlier versions did not print them.
     #[serde(default)]
     pub bad_blocks: Vec<BlockRange>,
+    /// What its backup did not read, because the source reported no change; null if the source reports none.
+    #[serde(default)]
+    pub hints: Option<Hints>,
+    /// The mark at the source that stands for it; null if there is none.
+    #[serde(default)]
+    pub bookmark: Option<Bookmark>,
 }
 
 /// How often to look if a writer changes the archive meanwhile. Then even a doubtful report is better than none.
@@ -227,7 +234,7 @@ fn look(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<Stat
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
         archive: folders::label(&archive.folder()),
-        source: source.map(|source| source.as_path().into()),
+        source: source.map(|source| (&*source.written()).into()),
         last_source: manifest.source.clone(),
         origin,
         block_size: manifest.block_size,
@@ -413,5 +420,7 @@ fn describe(number: usize, revision: &Revision, damaged: Vec<Extent>) -> Revisio
         seconds: revision.statistics.seconds,
         damaged,
         bad_blocks: revision.findings.bad_blocks.to_vec(),
+        hints: revision.hints.clone(),
+        bookmark: revision.bookmark.clone(),
     }
 }

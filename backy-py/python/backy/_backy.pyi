@@ -18,6 +18,7 @@ __all__ = [
     "BackupPlan",
     "BackupReport",
     "BlockRange",
+    "Bookmark",
     "CancelToken",
     "Change",
     "Checked",
@@ -36,6 +37,7 @@ __all__ = [
     "FleetReport",
     "Freeze",
     "Health",
+    "Hints",
     "HostReport",
     "IdleArchive",
     "ImportReport",
@@ -76,6 +78,7 @@ __all__ = [
     "TargetContent",
     "TargetLook",
     "UndoReport",
+    "Unreported",
     "Verdict",
     "Wanted",
     "__version__",
@@ -105,6 +108,7 @@ _Operation: TypeAlias = Literal["backup", "remove", "merge"]
 _Phase: TypeAlias = Literal[
     "recover",
     "check-old-archive",
+    "compare-source",
     "backup",
     "scrub",
     "merge",
@@ -140,6 +144,7 @@ _ProblemKind: TypeAlias = Literal[
     "excess",
     "stuck",
     "expected",
+    "tracking",
 ]
 _RunOperation: TypeAlias = Literal["backup", "maintenance", "scrub", "pull"]
 _RunResult: TypeAlias = Literal["ok", "failed", "interrupted"]
@@ -296,6 +301,7 @@ class Archive:
         dry_run: Literal[False] = False,
         as_: Iterable[str] = (),
         wait: _Wait = None,
+        read_all: bool = False,
     ) -> BackupReport | None:
         """Back up the source if a backup is due; None when none is.
 
@@ -306,6 +312,8 @@ class Archive:
 
         `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
         another one of this archive is running, that one makes it, and the call returns None.
+
+        `read_all`: read all of the source, whatever it reports about changes.
 
         The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
 
@@ -318,6 +326,13 @@ class Archive:
         if it does not know. If it has `changed_extents(since)`, that is called once, with the newest Revision or None,
         and returns pairs of offset and length in which something may have changed since that one was made; or None if
         it does not know. Holes count as zero whether or not they have changed according to that.
+
+        If the object has `mark(revision)`, it keeps marks: that is called with the UUID of the revision before anything
+        is read, and returns a text that identifies the mark, or None if it cannot make one. From then on the object is
+        read as it was at the mark. Only then `holes` and `changed_extents` are called, the latter only if the newest
+        revision has a mark and `identity()`, if there is one, returns the same text as then. `settle(keep)` is called
+        at the end, however that is, with the UUID of the revision whose mark is still needed, or None: all other marks
+        of this archive can go. doc/sources.md says when everything is read, and what is compared in any case.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -336,6 +351,7 @@ class Archive:
         dry_run: Literal[True],
         as_: Iterable[str] = (),
         wait: _Wait = None,
+        read_all: bool = False,
     ) -> BackupPlan:
         """Back up the source if a backup is due; None when none is.
 
@@ -346,6 +362,8 @@ class Archive:
 
         `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
         another one of this archive is running, that one makes it, and the call returns None.
+
+        `read_all`: read all of the source, whatever it reports about changes.
 
         The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
 
@@ -358,6 +376,13 @@ class Archive:
         if it does not know. If it has `changed_extents(since)`, that is called once, with the newest Revision or None,
         and returns pairs of offset and length in which something may have changed since that one was made; or None if
         it does not know. Holes count as zero whether or not they have changed according to that.
+
+        If the object has `mark(revision)`, it keeps marks: that is called with the UUID of the revision before anything
+        is read, and returns a text that identifies the mark, or None if it cannot make one. From then on the object is
+        read as it was at the mark. Only then `holes` and `changed_extents` are called, the latter only if the newest
+        revision has a mark and `identity()`, if there is one, returns the same text as then. `settle(keep)` is called
+        at the end, however that is, with the UUID of the revision whose mark is still needed, or None: all other marks
+        of this archive can go. doc/sources.md says when everything is read, and what is compared in any case.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -376,6 +401,7 @@ class Archive:
         dry_run: bool,
         as_: Iterable[str] = (),
         wait: _Wait = None,
+        read_all: bool = False,
     ) -> BackupReport | BackupPlan | None:
         """Back up the source if a backup is due; None when none is.
 
@@ -386,6 +412,8 @@ class Archive:
 
         `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
         another one of this archive is running, that one makes it, and the call returns None.
+
+        `read_all`: read all of the source, whatever it reports about changes.
 
         The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
 
@@ -398,6 +426,13 @@ class Archive:
         if it does not know. If it has `changed_extents(since)`, that is called once, with the newest Revision or None,
         and returns pairs of offset and length in which something may have changed since that one was made; or None if
         it does not know. Holes count as zero whether or not they have changed according to that.
+
+        If the object has `mark(revision)`, it keeps marks: that is called with the UUID of the revision before anything
+        is read, and returns a text that identifies the mark, or None if it cannot make one. From then on the object is
+        read as it was at the mark. Only then `holes` and `changed_extents` are called, the latter only if the newest
+        revision has a mark and `identity()`, if there is one, returns the same text as then. `settle(keep)` is called
+        at the end, however that is, with the UUID of the revision whose mark is still needed, or None: all other marks
+        of this archive can go. doc/sources.md says when everything is read, and what is compared in any case.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -979,7 +1014,8 @@ class Progress:
     @property
     def phase(self) -> _Phase:
         """What is being done: "backup", "scrub", "restore", "merge", "recover", "export", "drill", "save-target",
-        "check-target" or "check-old-archive". An operation may have several phases, each with bytes of its own.
+        "compare-source", "compare-target", "check-target" or "check-old-archive". An operation may have several
+        phases, each with bytes of its own.
         """
     @property
     def bytes_done(self) -> int:
@@ -1058,6 +1094,42 @@ class BlockRange(Report):
         """How many blocks."""
 
 @final
+class Bookmark(Report):
+    """A mark at the source: there the source was what the revision holds."""
+
+    __match_args__ = ("tracker", "id", "identity", "granularity")
+    @property
+    def tracker(self) -> str:
+        """What keeps it: "python" for an object, "reflink" for a clone."""
+    @property
+    def id(self) -> str:
+        """What distinguishes it from another mark with the same name; of an object what `mark` returned."""
+    @property
+    def identity(self) -> str:
+        """What distinguishes the source from another one; of an object what `identity` returned."""
+    @property
+    def granularity(self) -> int:
+        """Changes are reported in units of so many bytes."""
+
+@final
+class Hints(Report):
+    """How much of the source a backup did not read, because the source reported no change."""
+
+    __match_args__ = ("since", "skipped_bytes", "compared_bytes", "reason")
+    @property
+    def since(self) -> str | None:
+        """UUID of the revision since which the source reported changes; None when everything was read."""
+    @property
+    def skipped_bytes(self) -> int:
+        """Bytes that were not read, apart from holes."""
+    @property
+    def compared_bytes(self) -> int:
+        """Bytes that were read and compared although the source reported no change."""
+    @property
+    def reason(self) -> str | None:
+        """Why everything was read, or None."""
+
+@final
 class Revision(Report):
     """The state of the source at one time. Equal to another that has the same UUID.
 
@@ -1079,6 +1151,8 @@ class Revision(Report):
         "changed_bytes",
         "stored_bytes",
         "seconds",
+        "hints",
+        "bookmark",
         "bad_blocks",
         "number",
         "damaged",
@@ -1122,6 +1196,12 @@ class Revision(Report):
     @property
     def seconds(self) -> float:
         """Seconds that its backup took."""
+    @property
+    def hints(self) -> Hints | None:
+        """What its backup did not read, because the source reported no change; None if the source reports none."""
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """The mark at the source that stands for it, or None."""
     @property
     def bad_blocks(self) -> tuple[BlockRange, ...]:
         """Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes."""
@@ -1888,6 +1968,8 @@ class RevisionStatus(Report):
         "seconds",
         "damaged",
         "bad_blocks",
+        "hints",
+        "bookmark",
     )
     @property
     def number(self) -> int:
@@ -1934,6 +2016,12 @@ class RevisionStatus(Report):
     @property
     def damaged(self) -> tuple[Extent, ...]:
         """Stretches that cannot be read from it."""
+    @property
+    def hints(self) -> Hints | None:
+        """What its backup did not read, because the source reported no change; None if the source reports none."""
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """The mark at the source that stands for it, or None."""
     @property
     def bad_blocks(self) -> tuple[BlockRange, ...]:
         """Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes."""
@@ -2134,6 +2222,7 @@ class Alarm(Report):
         "had_bytes",
         "other_source",
         "shrunk_from_bytes",
+        "unreported",
     )
     @property
     def revision(self) -> str:
@@ -2160,8 +2249,23 @@ class Alarm(Report):
     def other_source(self) -> str | None:
         """How the source differs from the one that was backed up before, where it is another one."""
     @property
+    def unreported(self) -> Unreported | None:
+        """Changes that the source had not reported, where there are any."""
+    @property
     def shrunk_from_bytes(self) -> int | None:
         """Size in bytes of the revision before, where the source has become shorter."""
+
+@final
+class Unreported(Report):
+    """Changes that a source did not report. The revision of the alarm is right there; earlier ones may not be."""
+
+    __match_args__ = ("blocks", "since")
+    @property
+    def blocks(self) -> tuple[BlockRange, ...]:
+        """The blocks."""
+    @property
+    def since(self) -> datetime:
+        """When they were last compared: revisions made later may hold older content there."""
 
 @final
 class Freeze(Report):

@@ -37,6 +37,8 @@ impl Archive {
     /// `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
     /// another one of this archive is running, that one makes it, and the call returns None.
     ///
+    /// `read_all`: read all of the source, whatever it reports about changes.
+    ///
     /// The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
     ///
     /// `source`: the configured one unless given: a path, or an object that gives bytes. Such an object has `size`,
@@ -49,13 +51,20 @@ impl Archive {
     /// and returns pairs of offset and length in which something may have changed since that one was made; or None if
     /// it does not know. Holes count as zero whether or not they have changed according to that.
     ///
+    /// If the object has `mark(revision)`, it keeps marks: that is called with the UUID of the revision before anything
+    /// is read, and returns a text that identifies the mark, or None if it cannot make one. From then on the object is
+    /// read as it was at the mark. Only then `holes` and `changed_extents` are called, the latter only if the newest
+    /// revision has a mark and `identity()`, if there is one, returns the same text as then. `settle(keep)` is called
+    /// at the end, however that is, with the UUID of the revision whose mark is still needed, or None: all other marks
+    /// of this archive can go. doc/sources.md says when everything is read, and what is compared in any case.
+    ///
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, cancel=None,
-            limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
+            limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None, read_all=false),
         text_signature = "($self, *, source=None, force=False, tags=(), progress=None, cancel=None, \
-            limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
+            limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None, read_all=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn backup<'py>(
@@ -71,12 +80,20 @@ impl Archive {
         #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
         #[pyo3(from_py_with = named::as_)] as_: Tags,
         #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
+        #[pyo3(from_py_with = named::read_all)] read_all: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (tags, scheduled) = (tags.0, as_.0);
         let (limit_rate, wait) = (limit_rate.map(|rate| rate.0), wait.unwrap_or_default());
         let space = if check_space { SpaceCheck::Require } else { SpaceCheck::Explain };
-        let options =
-            BackupOptions { force, tags, scheduled, limit_rate, space, ..BackupOptions::default() };
+        let options = BackupOptions {
+            force,
+            tags,
+            scheduled,
+            limit_rate,
+            space,
+            read_all,
+            ..BackupOptions::default()
+        };
         let control = Control::new(progress, cancel);
         if dry_run {
             let plan = |watch: &_| operations::plan_backup(&self.folder, source, options, watch);

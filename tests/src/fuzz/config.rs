@@ -73,7 +73,7 @@ fn check_error(text: &str, error: &Error) {
 }
 
 fn check_limits(config: &Config) {
-    assert!(config.source.as_ref().is_none_or(|source| source.is_absolute()));
+    assert!(config.source.as_ref().is_none_or(|source| source.path().is_absolute()));
     assert!(config.max_chain != Some(0));
     assert!((1..=19).contains(&config.compression_level));
     assert!([0o600, 0o640, 0o644, 0o604].contains(&config.file_mode), "{:o}", config.file_mode);
@@ -87,7 +87,7 @@ fn check_limits(config: &Config) {
 fn written(config: &Config) -> String {
     let mut text = String::new();
     if let Some(source) = &config.source {
-        let _ = writeln!(text, "source = {}", written_path(source));
+        let _ = writeln!(text, "source = {}", written_path(&source.written()));
     }
     if let Some(group) = &config.group {
         let _ = writeln!(text, "group = \"{group}\"");
@@ -112,6 +112,9 @@ fn written(config: &Config) -> String {
         }
     }
     write_hooks(&mut text, &config.hooks);
+    let within = config.tracking.verify_within.as_secs();
+    let mode = config.tracking.mode.as_str();
+    let _ = writeln!(text, "[tracking]\nmode = \"{mode}\"\nverify_within = \"{within}s\"");
     write_monitoring(&mut text, &config.monitoring);
     text
 }

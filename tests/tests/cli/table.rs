@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use backy_lib::Manifest;
-use backy_lib::format::manifest::{InProgress, Operation};
+use backy_lib::format::manifest::{BlockRange, Hints, InProgress, Operation, Verified};
 use backy_lib::health::Cause;
 use backy_lib::revision::RevisionId;
+use backy_lib::units::BlockIndex;
 use backy_tests::qemu::skipped;
 
 use super::harness::{SOURCE_BYTES, Scene, is_root};
@@ -65,6 +66,7 @@ rows! {
     far_more_revisions_than_the_schedule_keeps_are_a_warning: Excess,
     an_operation_without_progress_is_a_warning: Stuck,
     a_declared_archive_that_is_missing_is_critical: Expected,
+    blocks_that_were_not_compared_in_time_are_a_warning: Tracking,
 }
 
 /// What a test does to its archive.
@@ -342,6 +344,19 @@ fn raise(cause: Cause) -> Option<Raised> {
             // It is still without a backup.
             let make = |scene: &Scene| drop(scene.works(&["-b", "host/new", "init", "source.img"]));
             Raised::new(scene, run)?.and_not_by(make)
+        }
+        Cause::Tracking => {
+            let (scene, _) = Scene::with_revisions(2);
+            let bytes = scene.read("a/manifest.json");
+            let mut manifest = Manifest::parse(&bytes).expect("a manifest");
+            let all = manifest.block_size.count(manifest.revisions[0].size_bytes);
+            let older = manifest.revisions[1].uuid;
+            let newest = &mut manifest.revisions[0];
+            newest.hints = Some(Hints::used(older, 1, 0));
+            let blocks = BlockRange { first: BlockIndex(0), count: all };
+            newest.compared = vec![Verified::new(blocks, ago(31 * 24 * HOUR))];
+            scene.write("a/manifest.json", &manifest.encode().expect("a manifest"));
+            Raised::new(scene, backup)
         }
     }
 }

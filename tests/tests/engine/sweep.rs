@@ -12,11 +12,12 @@ mod limit;
 mod reading;
 #[expect(clippy::disallowed_methods, reason = "exports and drills make real files")]
 mod stop;
+mod tracked;
 
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
 use backy_lib::storage::{Access, FileName, Stamp, Storage};
-use backy_lib::{ErrorKind, RestoreOptions, Result};
+use backy_lib::{ErrorKind, ImageUpdate, RestoreOptions, Result};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
@@ -166,39 +167,48 @@ fn backup() {
     }
 }
 
-/// Undoing an interrupted backup may itself be interrupted anywhere, in any way, and started again.
+/// Undoing an interrupted backup in place may itself be interrupted anywhere, in any way, and started again.
 #[test]
 fn recovery() {
-    for (clones, update) in world::UPDATES {
-        for (name, before, new, later) in scenarios() {
-            let world = World::with_backups(clones, &before);
-            let run = |disk: &SimStorage| world::backup_by(disk, &new, update);
-            let trial = world.fork();
-            run(&trial.disk).expect("the backup works");
-            let calls = trial.disk.calls();
-            for at in (1..=calls).step_by(13) {
-                let broken = world.fork();
-                broken.disk.set_fault(at, Fault::Crash, at);
-                if run(&broken.disk).is_ok() {
-                    // Committed; only files that nobody needs were left.
-                    continue;
-                }
-                let mut crashed =
-                    World { disk: broken.disk.crash(Unsynced::Subset(at)), ..world.clone() };
-                let place = format!("{name}, clones {clones}, crash at call {at}");
-                crashed
-                    .check_committed(Some(&new))
-                    .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
-                let recover = |disk: &SimStorage| world::writer(disk).map(|_| ());
-                sweep(&crashed, recover, |inner, mut world, _| {
-                    let place = format!("{place}, recovery: {inner}");
-                    world
-                        .check_committed(None)
-                        .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
-                    world.backup(&later);
-                    world.assert_tidy(format_args!("{place}: after recovery"));
-                });
+    recovery_of(world::UPDATES[0]);
+}
+
+/// The same of a backup on a clone.
+#[test]
+fn recovery_of_a_clone() {
+    recovery_of(world::UPDATES[1]);
+}
+
+fn recovery_of((clones, update): (bool, ImageUpdate)) {
+    for (name, before, new, later) in scenarios() {
+        let world = World::with_backups(clones, &before);
+        let run = |disk: &SimStorage| world::backup_by(disk, &new, update);
+        let trial = world.fork();
+        run(&trial.disk).expect("the backup works");
+        let calls = trial.disk.calls();
+        for at in (1..=calls).step_by(13) {
+            let broken = world.fork();
+            broken.disk.set_fault(at, Fault::Crash, at);
+            if run(&broken.disk).is_ok() {
+                // Committed; only files that nobody needs were left.
+                continue;
             }
+            let mut crashed =
+                World { disk: broken.disk.crash(Unsynced::Subset(at)), ..world.clone() };
+            let place = format!("{name}, clones {clones}, crash at call {at}");
+            crashed
+                .check_committed(Some(&new))
+                .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
+            let recover = |disk: &SimStorage| world::writer(disk).map(|_| ());
+            // Half of the aftermaths: each crash of the backup already has one of its own.
+            sweep_with(&crashed, 3, recover, |inner, mut world, _| {
+                let place = format!("{place}, recovery: {inner}");
+                world
+                    .check_committed(None)
+                    .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
+                world.backup(&later);
+                world.assert_tidy(format_args!("{place}: after recovery"));
+            });
         }
     }
 }

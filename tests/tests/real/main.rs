@@ -45,6 +45,7 @@ mod rare;
 mod readers;
 mod readonly;
 mod recipes;
+mod reflink;
 mod room;
 mod site;
 mod space;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::unknown::keeps_unknown;
-use super::{Manifest, Unknown};
+use super::{BlockRange, Manifest, Unknown};
 use crate::base::revision::RevisionId;
 
 /// A revision in which far more has changed than usual.
@@ -35,6 +35,9 @@ pub struct Alarm {
     /// Size in bytes of the previous revision, if the source has shrunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shrunk_from_bytes: Option<u64>,
+    /// Changes that the source had not reported, if a comparison has found any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreported: Option<Unreported>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
@@ -57,8 +60,28 @@ impl Alarm {
             had_bytes: None,
             other_source: None,
             shrunk_from_bytes: None,
+            unreported: None,
             unknown: Unknown::new(),
         }
+    }
+}
+
+/// Changes that a source did not report. The revision that found them is right there; earlier ones may not be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
+pub struct Unreported {
+    /// The blocks, ascending; close ranges are joined, with the blocks between them, if there are very many.
+    pub blocks: Vec<BlockRange>,
+    /// When they were last compared: revisions that were made later may hold older content there.
+    pub since: Timestamp,
+    #[serde(flatten, skip_deserializing)]
+    unknown: Unknown,
+}
+
+impl Unreported {
+    /// These blocks, compared last at `since`.
+    pub fn new(blocks: Vec<BlockRange>, since: Timestamp) -> Self {
+        Unreported { blocks, since, unknown: Unknown::new() }
     }
 }
 
@@ -76,7 +99,7 @@ pub struct KnownDamage {
     unknown: Unknown,
 }
 
-keeps_unknown!(Alarm, KnownDamage);
+keeps_unknown!(Alarm, KnownDamage, Unreported);
 
 impl Manifest {
     /// Alarms that nobody has confirmed, about revisions that exist.

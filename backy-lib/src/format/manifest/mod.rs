@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod alarm;
+mod bookmark;
 mod bounded;
 mod check;
 mod findings;
@@ -24,21 +25,25 @@ mod source;
 mod tests;
 mod text;
 mod unknown;
+pub(crate) mod verified;
 
 pub(crate) use crate::base::block_ranges::Ranges;
 use crate::base::digest::Digest;
+use crate::base::mark::ArchiveId;
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::name::{FileName, StagingToken};
 
 pub use crate::base::block_ranges::{BlockRange, BlockRanges};
-pub use alarm::{Alarm, KnownDamage};
+pub use alarm::{Alarm, KnownDamage, Unreported};
+pub use bookmark::{Bookmark, Hints};
 pub use findings::Findings;
 pub use flaw::Flaw;
-pub use revision::{Revision, Statistics, Verified};
+pub use revision::{Revision, Statistics};
 pub use series::Series;
 pub use source::{Sameness, SourceIdentity};
 pub use unknown::{UNKNOWN_LIMIT_BYTES, UNKNOWN_LIMIT_DEPTH, Unknown};
+pub use verified::Verified;
 
 use check::{Needs, check_text, json_flaw};
 use unknown::keeps_unknown;
@@ -114,6 +119,9 @@ pub struct Manifest {
     /// Says that `pull.spool` is ours, if there is such a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<Spool>,
+    /// What the marks at the source are named after. An archive gets it with its first mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveId>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
@@ -266,6 +274,7 @@ impl Manifest {
             known_damage: Vec::new(),
             series: Vec::new(),
             spool: None,
+            archive: None,
             unknown: Unknown::new(),
         }
     }

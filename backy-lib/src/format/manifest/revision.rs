@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::unknown::keeps_unknown;
-use super::{BlockRange, Findings, Flaw, Ranges, Unknown, bounded};
+use super::verified::{self, joined, within, without};
+use super::{BlockRange, Bookmark, Findings, Flaw, Hints, Ranges, Unknown, Verified, bounded};
 use crate::base::digest::Digest;
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
@@ -68,42 +69,18 @@ pub struct Revision {
     /// give the time when each place was last read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rewritten: Vec<Verified>,
+    /// The state of the source that it holds, as the source knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bookmark: Option<Bookmark>,
+    /// What the source reported about changes when it was made; none if it does not report any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hints: Option<Hints>,
+    /// When blocks of the newest revision were last compared with the source: ranges in ascending order that do not
+    /// overlap. Of interest only if `hints` were used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compared: Vec<Verified>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
-}
-
-/// When a range of blocks was last read and found right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Stored", into = "Stored")]
-pub struct Verified {
-    /// The blocks.
-    pub blocks: BlockRange,
-    /// When.
-    pub at: Timestamp,
-    unknown: Unknown,
-}
-
-/// The same as in the file.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Self")]
-struct Stored {
-    first: BlockIndex,
-    count: u64,
-    at: Timestamp,
-    #[serde(flatten, skip_deserializing)]
-    unknown: Unknown,
-}
-
-impl From<Stored> for Verified {
-    fn from(Stored { first, count, at, unknown }: Stored) -> Self {
-        Verified { blocks: BlockRange { first, count }, at, unknown }
-    }
-}
-
-impl From<Verified> for Stored {
-    fn from(Verified { blocks: BlockRange { first, count }, at, unknown }: Verified) -> Self {
-        Stored { first, count, at, unknown }
-    }
 }
 
 /// What a backup did.
@@ -126,7 +103,7 @@ pub struct Statistics {
     pub unknown: Unknown,
 }
 
-keeps_unknown!(Revision, Stored, Statistics);
+keeps_unknown!(Revision, Statistics);
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_zero(number: &u64) -> bool {
@@ -160,6 +137,9 @@ impl Revision {
             table_digest: None,
             verified: Vec::new(),
             rewritten: Vec::new(),
+            bookmark: None,
+            hints: None,
+            compared: Vec::new(),
             unknown: Unknown::new(),
         }
     }
@@ -219,9 +199,7 @@ impl Revision {
 
     /// Records that blocks of its own file were read at `at`.
     pub fn set_verified(&mut self, blocks: BlockRange, at: Timestamp) {
-        let mut ranges = without(&self.verified, &[blocks]);
-        ranges.push(Verified { blocks, at, unknown: Unknown::new() });
-        self.verified = joined(ranges);
+        self.verified = verified::set(&self.verified, blocks, at);
         self.rewritten = without(&self.rewritten, &[blocks]);
     }
 
@@ -267,71 +245,14 @@ impl Revision {
         if let Some(found) = wrong(&mut self.verified.iter().map(|range| range.blocks)) {
             return Err(("verified", found));
         }
-        match wrong(&mut self.rewritten.iter().map(|range| range.blocks)) {
-            Some(found) => Err(("rewritten", found)),
+        if let Some(found) = wrong(&mut self.rewritten.iter().map(|range| range.blocks)) {
+            return Err(("rewritten", found));
+        }
+        match wrong(&mut self.compared.iter().map(|range| range.blocks)) {
+            Some(found) => Err(("compared", found)),
             None => Ok(()),
         }
     }
-}
-
-impl Verified {
-    /// The same for other blocks.
-    fn of(&self, blocks: BlockRange) -> Self {
-        Verified { blocks, ..self.clone() }
-    }
-}
-
-/// The parts of ascending ranges that are in none of the cuts, which also ascend.
-fn without(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
-    let mut left = Vec::with_capacity(ranges.len());
-    let mut cuts = cuts.iter().copied().peekable();
-    for range in ranges {
-        let (mut next, end) = (range.blocks.first, range.blocks.end());
-        while cuts.next_if(|cut| cut.end() <= next).is_some() {}
-        let mut here = cuts.clone();
-        while let Some(cut) = here.next_if(|cut| cut.first < end) {
-            left.push(range.of(BlockRange::between(next, cut.first)));
-            next = next.max(cut.end());
-        }
-        left.push(range.of(BlockRange::between(next, end)));
-    }
-    left.retain(|range| range.blocks.count > 0);
-    left
-}
-
-/// The parts of ascending ranges that are in one of the cuts.
-fn within(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
-    let mut found = Vec::with_capacity(cuts.len());
-    let mut cuts = cuts.iter().copied().peekable();
-    for range in ranges {
-        let (first, end) = (range.blocks.first, range.blocks.end());
-        while cuts.next_if(|cut| cut.end() <= first).is_some() {}
-        let mut here = cuts.clone();
-        while let Some(cut) = here.next_if(|cut| cut.first < end) {
-            let blocks = BlockRange::between(cut.first.max(first), cut.end().min(end));
-            found.push(range.of(blocks));
-        }
-    }
-    found.retain(|range| range.blocks.count > 0);
-    found
-}
-
-/// Ranges in ascending order; joins neighbours with the same time.
-fn joined(mut ranges: Vec<Verified>) -> Vec<Verified> {
-    ranges.retain(|range| range.blocks.count > 0);
-    ranges.sort_unstable_by_key(|range| range.blocks.first);
-    let mut together: Vec<Verified> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match together.last_mut() {
-            Some(last)
-                if last.blocks.end() == range.blocks.first && range.of(last.blocks) == *last =>
-            {
-                last.blocks.count += range.blocks.count;
-            }
-            _ => together.push(range),
-        }
-    }
-    together
 }
 
 #[cfg(test)]
@@ -399,10 +320,8 @@ mod tests {
             revision.findings.bad_blocks = BlockRanges::as_written(ranges.clone());
             let bad = revision.check_ranges(BlockSize::DEFAULT).is_ok();
             revision.findings = Findings::default();
-            revision.verified = ranges
-                .into_iter()
-                .map(|blocks| Verified { blocks, at: time, unknown: Unknown::new() })
-                .collect();
+            revision.verified =
+                ranges.into_iter().map(|blocks| Verified::new(blocks, time)).collect();
             let verified = revision.check_ranges(BlockSize::DEFAULT).is_ok();
             revision.verified.clear();
             assert_eq!(bad, verified);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, DEFAULT_LEVEL, HooksConfig, Monitoring, OWNER_MODE, TimeLimit};
+use super::{Config, DEFAULT_LEVEL, HooksConfig, Monitoring, OWNER_MODE, TimeLimit, Tracking};
 
 impl Default for Config {
     fn default() -> Self {
@@ -17,6 +17,7 @@ impl Default for Config {
             file_mode: OWNER_MODE,
             hooks: HooksConfig::default(),
             drill_timeout: TimeLimit::default(),
+            tracking: Tracking::default(),
             monitoring: Monitoring::default(),
         }
     }

@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_byte_order_mark_before_utf_8_changes_nothing() {
         let config = Config::parse_bytes(b"\xef\xbb\xbfsource = \"/x\"\n", Path::new("x")).unwrap();
-        assert_eq!(config.source.as_deref(), Some(Path::new("/x")));
+        assert_eq!(config.source, Some(crate::config::SourceAddress::Path("/x".into())));
         assert!(Config::parse_bytes(b"", Path::new("x")).is_ok());
     }
 }

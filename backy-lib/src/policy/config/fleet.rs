@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::files::Files;
 use super::origin::check_url;
-use super::{Flaw, Group, at_least_one, check_absolute, flaw, parse_time};
+use super::{Flaw, Group, at_least_one, check_absolute, check_source, flaw, parse_time};
 use crate::base::error::{Error, Result};
 
 /// Where `fleet.toml` is, unless somebody names another file.
@@ -154,7 +154,7 @@ fn check(raw: RawFleet) -> std::result::Result<FleetSettings, Flaw> {
         }
         let archive = Declared {
             path: check_absolute("path", raw.path)?,
-            source: path("source", raw.source)?,
+            source: raw.source.map(check_source).transpose()?.map(|source| source.written()),
             origin: raw.origin.map(Spanned::into_inner),
             include: path("include", raw.include)?,
         };

@@ -29,7 +29,7 @@ pub struct Table {
 pub(super) const SCHEDULE: &str = "schedule.TAG";
 
 /// The tables, in the order of the manual page.
-pub const TABLES: [Table; 6] = [
+pub const TABLES: [Table; 7] = [
     Table { name: "", text: "These keys stand above all tables." },
     Table {
         name: SCHEDULE,
@@ -46,6 +46,10 @@ pub const TABLES: [Table; 6] = [
         name: "origin",
         text: "For a copy of another archive: where that is. A copy has no source; 'backy pull' takes over the \
                revisions of its origin, and the schedule here decides how long they stay.",
+    },
+    Table {
+        name: "tracking",
+        text: "How far a backup relies on a source that reports what has changed.",
     },
     Table { name: "drill", text: "Test restores with 'backy drill'." },
     Table {
@@ -65,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 33] = [
+pub const KEYS: [Key; 35] = [
     key(
         "",
         "include",
@@ -217,6 +221,23 @@ pub const KEYS: [Key; 33] = [
         "\"20M\"",
         None,
         "The most bytes per second that a pull reads from the origin.",
+    ),
+    key(
+        "tracking",
+        "mode",
+        "\"require\"",
+        Some("\"auto\""),
+        "\"auto\": a backup reads what has changed according to the source, and everything when there is any doubt. \
+         \"off\": it always reads everything. \"require\": it fails instead of reading everything; only the first \
+         backup, and one with --read-all, may.",
+    ),
+    key(
+        "tracking",
+        "verify_within",
+        "\"7d\"",
+        Some("\"30d\""),
+        "The longest time that a block may go without being compared with the source, whatever that reports. Each \
+         backup reads its share, those blocks first that were compared longest ago.",
     ),
     key(
         "drill",

@@ -17,6 +17,8 @@ mod monitoring;
 mod origin;
 mod schedule;
 pub(crate) mod setting;
+mod source;
+mod tracking;
 mod words;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,8 @@ pub use include::of_texts;
 pub use monitoring::Monitoring;
 pub use origin::OriginConfig;
 pub use schedule::{Interval, Window};
+pub use source::SourceAddress;
+pub use tracking::{Tracking, TrackingMode};
 
 /// A longer config is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -55,7 +59,7 @@ pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What to back up; `None` until somebody fills it in.
-    pub source: Option<PathBuf>,
+    pub source: Option<SourceAddress>,
     /// The archive that this one is a copy of; never set together with a source.
     pub origin: Option<OriginConfig>,
     /// The archives with which it shares a limit of `backy run`.
@@ -74,6 +78,8 @@ pub struct Config {
     pub hooks: HooksConfig,
     /// How long the command of a drill may take.
     pub drill_timeout: TimeLimit,
+    /// How far to rely on what the source reports about changes.
+    pub tracking: Tracking,
     /// Thresholds for problems.
     pub monitoring: Monitoring,
 }
@@ -99,6 +105,8 @@ struct RawConfig {
     origin: origin::RawOrigin,
     #[serde(default)]
     drill: drill::RawDrill,
+    #[serde(default)]
+    tracking: tracking::RawTracking,
     #[serde(default)]
     monitoring: monitoring::RawMonitoring,
 }
@@ -129,7 +137,7 @@ impl Config {
     }
 
     /// The text of the config of a new archive.
-    pub fn template(source: Option<&Path>) -> Result<String> {
+    pub fn template(source: Option<&SourceAddress>) -> Result<String> {
         Ok(TEMPLATE
             .replace(SOURCE_PLACE, &format!("{ABOUT_SOURCE}{}", Self::source_lines(source)?)))
     }
@@ -140,7 +148,7 @@ impl Config {
     /// # Errors
     /// [`Error::Specification`], if the path of an included file is not UTF-8, or the origin has no such path or URL.
     pub fn template_with(
-        source: Option<&Path>,
+        source: Option<&SourceAddress>,
         origin: Option<&str>,
         include: &[PathBuf],
     ) -> Result<String> {
@@ -158,7 +166,7 @@ impl Config {
         Ok(text.replace(SOURCE_PLACE, ABOUT_ORIGIN) + &lines)
     }
 
-    fn template_of_source(source: Option<&Path>, include: &[PathBuf]) -> Result<String> {
+    fn template_of_source(source: Option<&SourceAddress>, include: &[PathBuf]) -> Result<String> {
         if include.is_empty() {
             return Self::template(source);
         }
@@ -184,19 +192,20 @@ impl Config {
         Ok(INCLUDING.replace("@INCLUDE@", &include))
     }
 
-    fn source_lines(source: Option<&Path>) -> Result<String> {
+    fn source_lines(source: Option<&SourceAddress>) -> Result<String> {
         match source {
             None => Ok("# The block device or file to back up; remove the '#':\n\
                         # source = \"/dev/vg0/mynode\"\n"
                 .to_owned()),
-            Some(path) => Self::source_line(path),
+            Some(source) => Self::source_line(source),
         }
     }
 
     /// The line that sets the source.
-    pub(crate) fn source_line(path: &Path) -> Result<String> {
-        let text = path.to_str().ok_or_else(|| Error::Source {
-            path: path.to_owned(),
+    pub(crate) fn source_line(source: &SourceAddress) -> Result<String> {
+        let written = source.written();
+        let text = written.to_str().ok_or_else(|| Error::Source {
+            path: source.path().to_owned(),
             message: "its name is not UTF-8, so it cannot stand in backy.toml".to_owned(),
         })?;
         Ok(format!("source = {}\n", toml_string(text)))
@@ -209,7 +218,7 @@ const INCLUDING: &str = include_str!("../config_template_including.toml");
 /// The line of a template that the source, or a note in its place, replaces.
 const SOURCE_PLACE: &str = "@SOURCE@\n";
 const ABOUT_SOURCE: &str = "# What to back up: the absolute path of a block device or a file. If it is a symbolic \
-                            link, every backup follows it.\n";
+                            link, every backup follows it.\n# Other kinds: doc/sources.md\n";
 const ABOUT_ORIGIN: &str = "# A copy of another archive, which [origin] at the end names: 'backy pull' takes over its \
                             revisions.\n# They stay as long as the schedule here says, whatever the origin deletes.\n";
 
@@ -252,13 +261,14 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         origin: origin::check(raw.origin, raw.source.as_ref())?,
         group: raw.group.map(check_group).transpose()?,
         includes: Vec::new(),
-        source: raw.source.map(|path| check_absolute("source", path)).transpose()?,
+        source: raw.source.map(check_source).transpose()?,
         schedule,
         max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
         hooks: hooks::check(raw.hooks)?,
         drill_timeout: drill::check(raw.drill)?,
+        tracking: tracking::check(raw.tracking)?,
         monitoring: monitoring::check(raw.monitoring)?,
     })
 }
@@ -280,15 +290,12 @@ fn check_count(
 }
 
 fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
-    let path = PathBuf::from(text.get_ref());
-    if path.is_absolute() {
-        return Ok(path);
-    }
-    let message = format!(
-        "{key}: found {:?}, expected an absolute path, since cron and you start in different folders",
-        text.get_ref()
-    );
-    Err(flaw(&text, message))
+    source::absolute(text.get_ref()).map_err(|message| flaw(&text, format!("{key}: {message}")))
+}
+
+fn check_source(text: Spanned<String>) -> std::result::Result<SourceAddress, Flaw> {
+    SourceAddress::parse(text.get_ref())
+        .map_err(|message| flaw(&text, format!("source: {message}")))
 }
 
 fn check_group(text: Spanned<String>) -> std::result::Result<Group, Flaw> {

@@ -12,8 +12,9 @@ fn the_template_is_valid_and_holds_the_source_whatever_its_name() {
     assert_eq!(config.source, None);
     assert_eq!(config.schedule.len(), 3);
     for name in ["/dev/vg0/x", "/a \"quoted\\ name", "/tab\t", "/ü"] {
-        let config = parse(&Config::template(Some(Path::new(name))).unwrap()).unwrap();
-        assert_eq!(config.source, Some(PathBuf::from(name)));
+        let config =
+            parse(&Config::template(Some(&SourceAddress::Path(name.into()))).unwrap()).unwrap();
+        assert_eq!(config.source, Some(SourceAddress::Path(name.into())));
     }
 }
 
@@ -48,7 +49,7 @@ fn the_commented_settings_of_the_template_are_valid() {
     let config = parse(&text).unwrap();
     assert_eq!((shown, config.max_chain), (12, Some(50)));
     assert!(config.hooks.before.is_some() && config.hooks.max_hold.is_some());
-    assert_eq!(config.source, Some(PathBuf::from("/dev/vg0/mynode")));
+    assert_eq!(config.source, Some(SourceAddress::Path("/dev/vg0/mynode".into())));
     let full = config.schedule.iter().filter(|(_, interval)| interval.full);
     assert_eq!(full.map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["monthly"]);
 }

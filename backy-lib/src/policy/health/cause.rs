@@ -64,11 +64,13 @@ pub enum Cause {
     Stuck,
     /// `fleet.toml` expects an archive that is missing, has another source, or was never backed up.
     Expected,
+    /// Some blocks have not been compared with the source for too long.
+    Tracking,
 }
 
 impl Cause {
     /// All rows, in the order of the table.
-    pub const ALL: [Cause; 28] = [
+    pub const ALL: [Cause; 29] = [
         Cause::Unreadable,
         Cause::Config,
         Cause::NoSource,
@@ -97,6 +99,7 @@ impl Cause {
         Cause::Excess,
         Cause::Stuck,
         Cause::Expected,
+        Cause::Tracking,
     ];
 
     /// Its kind and its level.
@@ -130,6 +133,7 @@ impl Cause {
             Cause::Excess => (ProblemKind::Excess, Level::Warning),
             Cause::Stuck => (ProblemKind::Stuck, Level::Warning),
             Cause::Expected => (ProblemKind::Expected, Level::Critical),
+            Cause::Tracking => (ProblemKind::Tracking, Level::Warning),
         }
     }
 

@@ -10,17 +10,17 @@
 //!    since the previous revision (the median again, at least an hour), the limit grows in proportion: a
 //!    week's changes may have taken a week.
 //!
-//! Three things are unusual with any number of revisions: more than half of the data of the previous revision
+//! Four things are unusual with any number of revisions: more than half of the data of the previous revision
 //! is gone, that is, zero now or past the new end ([`Observed::lost_bytes`], at least [`MIN_LOST_BYTES`]);
-//! the source is another one; or the source has shrunk: a block device at all, a file by more than a tenth,
-//! since files such as dumps get a little shorter now and then.
+//! the source is another one; the source has shrunk: a block device at all, a file by more than a tenth,
+//! since files such as dumps get a little shorter now and then; or the source has not reported a change.
 //!
 //! Single large changes do not move the median, so one unusual revision does not make the next one usual.
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::units::display_size;
-use crate::format::manifest::{Alarm, Revision};
+use crate::format::manifest::{Alarm, Revision, Unreported};
 
 /// With fewer earlier revisions, nothing is known about what is usual.
 pub const MIN_EARLIER: usize = 5;
@@ -97,6 +97,8 @@ pub struct Observed {
     pub old_size_bytes: u64,
     /// Whether the source is a block device.
     pub is_device: bool,
+    /// Changes that the source has not reported.
+    pub unreported: Option<Unreported>,
 }
 
 impl Observed {
@@ -121,6 +123,7 @@ pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -
         && !lost_most
         && !shrank
         && observed.other_source.is_none()
+        && observed.unreported.is_none()
     {
         return None;
     }
@@ -130,6 +133,7 @@ pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -
     let mut alarm = Alarm::new(newest.uuid, newest.finished, changed_bytes, usual_bytes);
     alarm.other_source = observed.other_source;
     alarm.shrunk_from_bytes = Some(observed.old_size_bytes).filter(|_| shrank);
+    alarm.unreported = observed.unreported;
     if lost_most {
         alarm.lost_bytes = Some(observed.lost_bytes);
         alarm.had_bytes = Some(observed.had_bytes);
@@ -153,7 +157,16 @@ pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String 
         let (from, to) = (display_size(from), display_size(size_bytes));
         format!("revision {number} is shorter than the previous revision: {to} instead of {from}")
     });
-    let most: Vec<String> = other.into_iter().chain(shrunk).chain(lost).collect();
+    let unreported = alarm.unreported.as_ref().map(|unreported| {
+        let blocks = unreported.blocks.iter().fold(0, |sum: u64, range| sum.saturating_add(range.count));
+        let (are, since) = (if blocks == 1 { "block" } else { "blocks" }, unreported.since);
+        format!(
+            "revision {number} has changes in {blocks} {are} that the source did not report; revisions made after \
+             {since} may hold older content there"
+        )
+    });
+    let found = [other, shrunk, lost, unreported];
+    let most: Vec<String> = found.into_iter().flatten().collect();
     if !most.is_empty() {
         return most.join("; ");
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Cause, Facts, Freeze, Health, OriginStatus, PULL, Problem, ProblemKind, age, display_age,
-    freezes, future, space, tags, unchecked_since,
+    freezes, future, space, tags, tracking, unchecked_since,
 };
 use crate::base::clock::latest;
 use crate::base::units::display_size;
@@ -47,6 +47,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(mismatch(facts));
     problems.extend(unknown(facts));
     problems.extend(too_many(facts));
+    problems.extend(tracking::uncompared(facts));
     problems.extend(stuck(facts.lock_holder, facts.progress, facts.now, DEFAULT_STALL));
     if facts.manifest.is_undo() {
         problems.retain(|problem| !NOT_OF_AN_UNDO_ARCHIVE.contains(&problem.kind));

@@ -11,6 +11,7 @@ mod future;
 mod judge;
 mod newer;
 mod space;
+mod tracking;
 
 use std::collections::HashMap;
 
@@ -117,13 +118,15 @@ pub enum ProblemKind {
     Stuck,
     /// `fleet.toml` expects an archive that is missing, has another source, or was never backed up.
     Expected,
+    /// Some blocks have not been compared with the source for too long.
+    Tracking,
     /// A kind added by a newer version; appears only in a report read from its JSON.
     Newer(&'static str),
 }
 
 impl ProblemKind {
     /// All kinds, in the order in which equally bad ones are reported.
-    pub const ALL: [ProblemKind; 24] = [
+    pub const ALL: [ProblemKind; 25] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
@@ -148,6 +151,7 @@ impl ProblemKind {
         ProblemKind::Excess,
         ProblemKind::Stuck,
         ProblemKind::Expected,
+        ProblemKind::Tracking,
     ];
 
     /// Its name in JSON and in labels.
@@ -177,6 +181,7 @@ impl ProblemKind {
             ProblemKind::Excess => "excess",
             ProblemKind::Stuck => "stuck",
             ProblemKind::Expected => "expected",
+            ProblemKind::Tracking => "tracking",
             ProblemKind::Newer(word) => word,
         }
     }

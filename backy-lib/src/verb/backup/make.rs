@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Instant;
 
+use super::trust::Trust;
 use super::{BackupReport, Context, Order, RateLimit, scan, update};
 use crate::archive::left_overs::sweep;
 use crate::archive::moment;
@@ -10,11 +11,11 @@ use crate::archive::recover::tidy;
 use crate::base::canary::{Bug, planted};
 use crate::base::error::{Error, Result};
 use crate::base::pipeline::{self, BufferPool};
-use crate::base::progress::{self, Event, Phase};
+use crate::base::progress::{self, Event, Observer, Phase};
 use crate::base::units::BlockIndex;
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
-    BlockRange, InProgress, Manifest, Operation, Ranges, Revision, Sameness, Series,
+    BlockRange, BlockRanges, InProgress, Manifest, Operation, Ranges, Revision, Sameness, Series,
     SourceIdentity, Statistics,
 };
 use crate::format::qcow2::Backing;
@@ -22,9 +23,12 @@ use crate::image::delta;
 use crate::policy::health;
 use crate::policy::schedule::{self, Past};
 use crate::source::hooks::Held;
-use crate::source::{self, Source};
+use crate::source::{self, Source, Tracker};
 use crate::storage::manifest::{self, publish};
 use crate::storage::{DigestsKind, FileName, Storage};
+
+/// The most ranges of changes that the source did not report to list separately.
+const MAX_UNREPORTED_RANGES: usize = 64;
 
 /// The most ranges of written blocks to record separately.
 const MAX_WRITTEN_RANGES: usize = 1024;
@@ -81,7 +85,8 @@ fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> h
     };
     let old_size_bytes = manifest.revisions.first().map_or(0, |newest| newest.size_bytes);
     let is_device = source.kind == "block device";
-    health::Observed { had_bytes, lost_bytes, other_source, old_size_bytes, is_device }
+    let unreported = None;
+    health::Observed { had_bytes, lost_bytes, other_source, old_size_bytes, is_device, unreported }
 }
 
 impl Making<'_> {
@@ -91,13 +96,18 @@ impl Making<'_> {
         manifest: &Manifest,
         held: Held<'_>,
         old: Option<scan::OldImage>,
+        tracker: Option<&mut (dyn Tracker + '_)>,
     ) -> std::result::Result<(Made, Option<Error>), Failed> {
+        let reading = (held.source(), &held.observer() as &dyn Observer);
+        let trusted = self.trust(manifest, reading, old.as_ref(), tracker);
+        let (held, trust) = held.checked(trusted)?;
         let source = Described::of(held.source());
         let begun = self.begin(manifest, &source, old.as_ref());
         let (held, (mut update, stored_before)) = held.checked(begun)?;
-        let scanned = self.scan(manifest, &held, old.as_ref(), &mut update);
-        let ((scanned, written), untold) = held.finish(scanned)?;
-        let mut made = self.finish(manifest, source, update, scanned, stored_before)?;
+        let scanned = self.scan(manifest, &held, (old.as_ref(), &trust), &mut update);
+        let ((scanned, unreported, written), untold) = held.finish(scanned)?;
+        let seen = (trust, unreported);
+        let mut made = self.finish(manifest, source, update, (scanned, seen), stored_before)?;
         if let Some(newest) = made.manifest.revisions.first_mut() {
             newest.note_rewritten(written);
             made.report.revision = newest.clone();
@@ -141,26 +151,20 @@ impl Making<'_> {
         &self,
         manifest: &Manifest,
         held: &Held<'_>,
-        old: Option<&scan::OldImage>,
+        (old, trust): (Option<&scan::OldImage>, &Trust),
         update: &mut update::Update<'_>,
-    ) -> Result<(scan::Scanned, Vec<BlockRange>)> {
+    ) -> Result<(scan::Scanned, BlockRanges, Vec<BlockRange>)> {
         let (source, observer) = (held.source(), held.observer());
         let level = self.context.config.compression_level;
-        let threads = pipeline::threads(self.context.threads);
-        // Nothing reads ahead on a device: while one thread reads, another one digests, even on a single core.
-        let is_waited_for = source.identity().kind == "block device";
-        let threads = match self.context.threads {
-            None if is_waited_for => threads.max(2),
-            _ => threads,
-        };
-        let workers = scan::workers(threads, level)?;
+        let workers = scan::workers(self.threads(source), level)?;
         let counters = progress::begin_work(&observer, Phase::Backup, source.size_bytes())?;
         let buffers = BufferPool::new();
-        let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);
+        let scan = scan::Scan::new(manifest.block_size, source, old, trust.uses_hints, &buffers);
         let rate = self.order.options.limit_rate.map(RateLimit::new);
         let mut chunks = scan.chunks(&observer);
         let mut tally = scan::Tally::new(&scan);
         let mut written = Ranges::with_limit(MAX_WRITTEN_RANGES);
+        let mut unreported = Ranges::with_limit(MAX_UNREPORTED_RANGES);
         let read = pipeline::run(
             workers,
             || chunks.next_chunk(rate.as_ref()),
@@ -171,6 +175,9 @@ impl Making<'_> {
                 for run in outcome.runs() {
                     written.push(BlockRange { first: run.first, count: run.blocks });
                 }
+                if trust.is_checkable() {
+                    scan.for_each_unreported(&outcome, |range| unreported.push(range))?;
+                }
                 update.take(outcome, &buffers)
             },
         );
@@ -179,7 +186,18 @@ impl Making<'_> {
         let scanned = tally.finish(&**self.context.storage, manifest.revisions.first())?;
         source::check_size(source)?;
         progress::check(&observer)?;
-        Ok((scanned, written.finish()))
+        Ok((scanned, unreported.finish().into_iter().collect(), written.finish()))
+    }
+
+    /// How many threads work on a source.
+    pub(super) fn threads(&self, source: &dyn Source) -> usize {
+        let threads = pipeline::threads(self.context.threads);
+        // Nothing reads ahead on a device: while one thread reads, another one digests, even on a single core.
+        let is_waited_for = source.identity().kind == "block device";
+        match self.context.threads {
+            None if is_waited_for => threads.max(2),
+            _ => threads,
+        }
     }
 
     fn finish(
@@ -187,13 +205,13 @@ impl Making<'_> {
         manifest: &Manifest,
         source: Described,
         update: update::Update<'_>,
-        scanned: scan::Scanned,
+        (scanned, (trust, unreported)): (scan::Scanned, (Trust, BlockRanges)),
         stored_before: Option<u64>,
     ) -> Result<Made> {
         self.check_offered(&source, &scanned)?;
         let mut after = manifest.clone();
         after.in_progress = None;
-        let seen = observed(manifest, &source.identity, scanned.fate);
+        let mut seen = observed(manifest, &source.identity, scanned.fate);
         self.report_container(manifest, &source.identity);
         after.source = Some(source.identity.following(manifest.source.as_ref()));
         let mut revision = Revision::newest(
@@ -221,6 +239,7 @@ impl Making<'_> {
             revision.digest = offered.digest;
             revision.table_digest = Some(scanned.digest).filter(|found| *found != offered.digest);
         }
+        seen.unreported = self.record_trust(trust, &scanned, &unreported, manifest, &mut revision);
         revision.findings = scanned.findings;
         let block_size = manifest.block_size;
         let header = |revision: &Revision, kind| DigestsHeader::new(kind, revision, block_size);
@@ -244,6 +263,7 @@ impl Making<'_> {
             let moved = moved.map(|&first| BlockRange { first, count: 1 });
             let all = BlockRange { first: BlockIndex(0), count: u64::MAX };
             newest.findings.replace(&[all], moved);
+            newest.compared.clear();
             let mut news = newest.findings.clone();
             news.clear_all(&known.bad_blocks);
             found_bad = news.bad_block_count();

@@ -23,6 +23,7 @@ mod room;
 mod run;
 mod scan;
 pub(crate) mod tags;
+mod trust;
 mod update;
 
 use std::cell::Cell;
@@ -38,8 +39,8 @@ use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::revision::{RevisionId, Tag};
 use crate::format::manifest::{Manifest, Revision};
-use crate::source::Source;
 use crate::source::hooks::{Held, NoHooks, Occasion};
+use crate::source::{Source, Tracker};
 
 use make::{Failed, Making};
 use prepare::prepare;
@@ -89,6 +90,8 @@ pub struct BackupOptions {
     pub limit_rate: Option<u64>,
     /// How to check the space that the backup takes.
     pub space: SpaceCheck,
+    /// Read everything, whatever the source reports about changes.
+    pub read_all: bool,
 }
 
 /// What a backup did.
@@ -173,7 +176,7 @@ pub(crate) fn backup(
     let occasion = Occasion { archive: &folder, revision: order.uuid, lock: None };
     let mut none = NoHooks;
     let held = Held::open(&mut none, occasion, context.observer, || Ok(Box::new(source)))?;
-    let (report, _) = backup_held(context, manifest, held, order)?;
+    let (report, _) = backup_held(context, manifest, held, None, order)?;
     Ok(report)
 }
 
@@ -183,14 +186,18 @@ fn backup_held(
     context: &Context<'_>,
     manifest: &mut Manifest,
     held: Held<'_>,
+    mut tracker: Option<Box<dyn Tracker + '_>>,
     order: Order<'_>,
 ) -> Result<(BackupReport, Option<Error>)> {
-    let prepared = prepare(context, manifest, held.source(), &order);
+    let prepared = prepare(context, manifest, held.source(), tracker.is_some(), &order);
     let (held, (old, estimate)) = held.checked(prepared)?;
     let making = Making { context, order, clock: Instant::now(), read_bytes: Cell::default() };
-    let error = match making.make(manifest, held, old) {
+    let error = match making.make(manifest, held, old, tracker.as_deref_mut()) {
         Ok((made, untold)) => match making.commit(manifest, made) {
-            Ok(report) => return Ok((report, untold)),
+            Ok(report) => {
+                trust::settle(context, manifest, tracker.as_deref_mut());
+                return Ok((report, untold));
+            }
             Err(failed) => failed,
         },
         Err(failed) => failed,
@@ -199,7 +206,11 @@ fn backup_held(
         Failed::Making(error) => error,
         Failed::Committing(error) => return Err(error),
     };
-    match recover(context.storage, manifest, context.observer) {
+    let recovered = recover(context.storage, manifest, context.observer);
+    if recovered.is_ok() {
+        trust::settle(context, manifest, tracker.as_deref_mut());
+    }
+    match recovered {
         Ok(()) => Err(match estimate {
             Some(estimate) => {
                 room::explain(context, manifest, &estimate, making.read_bytes.get(), error)

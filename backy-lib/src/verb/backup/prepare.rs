@@ -9,12 +9,14 @@ use crate::archive::proof;
 use crate::archive::recover;
 use crate::archive::reserve;
 use crate::base::error::{Error, ErrorKind, Result, judged};
+use crate::base::mark::ArchiveId;
 use crate::base::progress::Event;
 use crate::base::revision::Tag;
 use crate::base::units::BlockSize;
 use crate::format::manifest::{InProgress, Manifest, Operation, Spool};
 use crate::format::qcow2::Layout;
 use crate::image::delta::Delta;
+use crate::policy::config::TrackingMode;
 use crate::policy::room::Estimate;
 use crate::source::Source;
 use crate::storage::manifest::{self, publish};
@@ -28,6 +30,7 @@ pub(super) fn prepare(
     context: &Context<'_>,
     manifest: &mut Manifest,
     source: &dyn Source,
+    is_tracked: bool,
     order: &Order<'_>,
 ) -> Result<(Option<scan::OldImage>, Option<Estimate>)> {
     let storage = &**context.storage;
@@ -54,6 +57,9 @@ pub(super) fn prepare(
             left_overs::check_vacant(storage, &[FileName::Spool])?;
         }
         begun.spool = Some(Spool::new(order.uuid, started));
+    }
+    if is_tracked && context.config.tracking.mode != TrackingMode::Off {
+        begun.archive.get_or_insert_with(|| ArchiveId::new(started));
     }
     left_overs::enter(&mut begun, operation);
     // Nothing has changed yet; either manifest fits the files that the next writer finds.

@@ -9,14 +9,14 @@ use crate::archive::{Archive, ArchiveWriter};
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::Event;
 use crate::policy::config::Config;
-use crate::source::{DeviceSource, Source};
+use crate::source::{DeviceSource, Opened, Source};
 use crate::storage::FileName;
 use crate::verb::caller::{Caller, interrupted};
 
 const VERB: &str = "backup";
 
 /// Opens a source that is neither a file nor a device.
-pub type OpenSource<'s> = Box<dyn FnOnce(&Archive) -> Result<Box<dyn Source + 's>> + 's>;
+pub type OpenSource<'s> = Box<dyn FnOnce(&Archive) -> Result<Opened<'s>> + 's>;
 
 /// What to back up.
 pub enum BackupSource<'s> {
@@ -137,7 +137,9 @@ impl<'s> BackupRequest<'s> {
             return self.source.device(archive);
         }
         let opened = match (&self.source, &hooks.snapshot, &config.source) {
-            (BackupSource::Config, Some(_), Some(source)) => archive.open_device(source).map(Some),
+            (BackupSource::Config, Some(_), Some(source)) => {
+                archive.open_device(source.path()).map(Some)
+            }
             _ => self.source.device(archive),
         };
         Ok(judged(opened)?.unwrap_or_default())
@@ -185,16 +187,17 @@ impl<'s> BackupSource<'s> {
     /// The path of the source in the environment of hooks.
     fn path(&self, config: &Config) -> Option<PathBuf> {
         match self {
-            BackupSource::Config => config.source.clone(),
+            BackupSource::Config => config.source.as_ref().map(|source| source.path().to_owned()),
             BackupSource::Path(path) => Some(path.clone()),
             BackupSource::Other(_) => None,
         }
     }
 
-    fn open(self, archive: &Archive) -> Result<Box<dyn Source + 's>> {
+    fn open(self, archive: &Archive) -> Result<Opened<'s>> {
+        let plain = |source| Opened::from(Box::new(source) as Box<dyn Source + 's>);
         Ok(match self {
-            BackupSource::Config => Box::new(archive.open_source()?),
-            BackupSource::Path(path) => Box::new(archive.open_device(&path)?),
+            BackupSource::Config => archive.open_tracked()?,
+            BackupSource::Path(path) => plain(archive.open_device(&path)?),
             BackupSource::Other(open) => open(archive)?,
         })
     }

@@ -13,8 +13,8 @@ use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Event, Observer};
 use crate::policy::config::Config;
-use crate::source::Source;
 use crate::source::hooks::{CommandHooks, Held, Hooks, NoHooks, Occasion};
+use crate::source::{Opened, Source};
 use crate::storage::Storage;
 
 impl ArchiveWriter {
@@ -28,7 +28,8 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<Option<BackupReport>> {
         let mut none = NoHooks;
-        self.backup_from(|_| Ok(Box::new(source)), &mut none, options, clock, observer)
+        let open = |_: &Archive| Ok(Opened::from(Box::new(source) as Box<dyn Source + '_>));
+        self.backup_from(open, &mut none, options, clock, observer)
     }
 
     /// The hooks of this writer's config. `source` gets that config and names the source for their environment;
@@ -52,7 +53,7 @@ impl ArchiveWriter {
     /// `after` if only that hook has failed: the revision exists, and the message says so.
     pub fn backup_from<'s>(
         &mut self,
-        open: impl FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,
+        open: impl FnOnce(&Archive) -> Result<Opened<'s>>,
         hooks: &mut dyn Hooks,
         options: &BackupOptions,
         clock: &dyn Clock,
@@ -71,7 +72,7 @@ struct Backup<'a, F> {
 
 impl<'s, F> Request for Backup<'_, F>
 where
-    F: FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,
+    F: FnOnce(&Archive) -> Result<Opened<'s>>,
 {
     const NAME: &'static str = "backup";
     type Plan = BackupPlan;
@@ -105,8 +106,13 @@ where
         let folder = context.storage.folder();
         let occasion = Occasion { archive: &folder, revision: order.uuid, lock };
         let open = self.open;
-        let held = Held::open(self.hooks, occasion, context.observer, || open(&archive))?;
-        match backup_held(context, writer.manifest_mut(), held, order)? {
+        let mut tracker = None;
+        let held = Held::open(self.hooks, occasion, context.observer, || {
+            let opened = open(&archive)?;
+            tracker = opened.tracker;
+            Ok(opened.source)
+        })?;
+        match backup_held(context, writer.manifest_mut(), held, tracker, order)? {
             (report, None) => Ok(Some(report)),
             (report, Some(first)) => {
                 let also = format!("revision {} was made nevertheless", report.revision.uuid);

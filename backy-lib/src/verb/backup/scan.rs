@@ -5,6 +5,7 @@
 //! the source reports that a block cannot have changed, it is not read: its digest is that of the newest revision.
 
 mod chunks;
+mod compare;
 mod tally;
 
 use std::borrow::Cow;
@@ -74,6 +75,8 @@ pub(super) struct Scan<'a> {
     source: &'a dyn Source,
     new_blocks: u64,
     old: Option<&'a OldImage>,
+    /// Whether what the source reports as unchanged is not read.
+    uses_hints: bool,
     buffers: &'a BufferPool,
 }
 
@@ -169,6 +172,7 @@ impl<'a> Scan<'a> {
         block_size: BlockSize,
         source: &'a dyn Source,
         old: Option<&'a OldImage>,
+        uses_hints: bool,
         buffers: &'a BufferPool,
     ) -> Self {
         Scan {
@@ -177,8 +181,29 @@ impl<'a> Scan<'a> {
             source,
             new_blocks: block_size.count(source.size_bytes()),
             old,
+            uses_hints,
             buffers,
         }
+    }
+
+    /// Calls `take` for blocks that were read and have changed although the source does not report that.
+    pub(super) fn for_each_unreported(
+        &self,
+        outcome: &Outcome,
+        mut take: impl FnMut(BlockRange),
+    ) -> Result<()> {
+        if outcome.chunk.kind != ChunkKind::Data {
+            return Ok(());
+        }
+        let changed = outcome.changed.iter().filter(|changed| !changed.heals);
+        for block in changed.map(|changed| changed.block).filter(|block| *block < self.same_end()) {
+            let extent = self.block_size.extent(block, self.source.size_bytes());
+            let next = self.source.next_changed(extent.offset)?;
+            if next.is_none_or(|next| next.offset >= extent.end()) && !self.is_bad(block) {
+                take(BlockRange::one(block));
+            }
+        }
+        Ok(())
     }
 
     /// The chunks of the source, in order, and after its end those that the newest revision had there.
@@ -224,9 +249,14 @@ impl<'a> Scan<'a> {
     }
 
     fn source_extent(&self, chunk: Chunk) -> Extent {
+        self.extent_of(BlockRange { first: chunk.first, count: chunk.blocks })
+    }
+
+    /// The bytes of the source in these blocks.
+    fn extent_of(&self, blocks: BlockRange) -> Extent {
         let size = self.source.size_bytes();
-        let start = self.block_size.offset(chunk.first).min(size);
-        Extent::between(start, self.block_size.offset(chunk.first.plus(chunk.blocks)).min(size))
+        let place = |block: BlockIndex| self.block_size.offset(block).min(size);
+        Extent::between(place(blocks.first), place(blocks.end()))
     }
 
     fn read(&self, chunk: Chunk, outcome: &mut Outcome) -> Result<()> {

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Content;
+use super::{Content, typed};
 use crate::archive::{Archive, is_inside};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::units::BlockSize;
-use crate::source::{DeviceSource, Source};
+use crate::policy::config::SourceAddress;
+use crate::source::{DeviceSource, Source, reflink};
 use crate::storage::{FileName, Trust};
 
 /// An archive to create.
@@ -14,7 +15,8 @@ use crate::storage::{FileName, Trust};
 pub struct InitRequest {
     /// Its folder, which is created if it does not exist.
     pub folder: PathBuf,
-    /// The device or file to back up; `None` to set it in `backy.toml` later.
+    /// What to back up, as in `backy.toml`; a relative path begins in the current folder. `None` to set it there
+    /// later.
     pub source: Option<PathBuf>,
     /// The archive to copy, in place of a source: an absolute path, or a URL `ssh://HOST/PATH`. Nobody looks for it
     /// now.
@@ -38,6 +40,8 @@ pub struct Created {
     /// A sentence about the source that whoever set it should read: it does not exist yet, or holds an image in
     /// another format.
     pub warning: Option<String>,
+    /// A sentence about another way to write the source, with which backups would read only what has changed.
+    pub advice: Option<String>,
 }
 
 impl InitRequest {
@@ -48,22 +52,21 @@ impl InitRequest {
     /// archive; [`Error::Config`] and [`Error::Untrusted`] when a file cannot be included. Then nothing was created.
     pub fn run(&self) -> Result<Created> {
         refuse_archive(&self.folder)?;
-        let found = self.source.as_deref().map(|path| look(path, &self.folder)).transpose()?;
-        let path = found.as_ref().map(|found| found.path.as_path());
+        let source = typed(self.source.as_deref())?;
+        let found = source.as_ref().map(|source| look(source, &self.folder)).transpose()?;
         let absolute = |path: &PathBuf| {
             std::path::absolute(path).map_err(Error::io(path, "find the folder of"))
         };
         let include: Vec<PathBuf> = self.include.iter().map(absolute).collect::<Result<_>>()?;
         let origin = self.origin.as_deref().map(absolute_origin).transpose()?;
         let origin = origin.as_deref();
-        let content = Content { source: path, origin, include: &include };
+        let content = Content { source: source.as_ref(), origin, include: &include };
         // Refuses what cannot stand in the config, and files that cannot be included, before anything is created.
         let open = |path: &Path, behalf| self.trust.open_included(path, behalf);
         content.checked(&self.folder.join(FileName::CONFIG.to_string()), &open)?;
         let archive = Archive::create(&self.folder, content, self.block_size, self.trust)?;
-        let (source_bytes, warning) =
-            found.map_or((None, None), |found| (found.size_bytes, found.warning));
-        Ok(Created { archive, source_bytes, warning })
+        let Found { size_bytes: source_bytes, warning, advice } = found.unwrap_or_default();
+        Ok(Created { archive, source_bytes, warning, advice })
     }
 }
 
@@ -95,27 +98,39 @@ fn refuse_archive(folder: &Path) -> Result<()> {
 }
 
 /// A source that can be backed up, or that may exist later.
+#[derive(Default)]
 struct Found {
-    /// Absolute.
-    path: PathBuf,
     size_bytes: Option<u64>,
     warning: Option<String>,
+    advice: Option<String>,
 }
 
-fn look(path: &Path, folder: &Path) -> Result<Found> {
-    let absolute = std::path::absolute(path).map_err(Error::io(path, "find the folder of"))?;
-    let source = DeviceSource::open_if_there(&absolute)?;
-    if is_inside(&absolute, folder) {
+fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
+    let path = address.path();
+    let source = DeviceSource::open_if_there(path)?;
+    if is_inside(path, folder) {
         let message = format!("it is inside the archive {}", folder.display());
         return Err(Error::Source { path: path.to_owned(), message });
     }
     let warning = match &source {
         None => Some(format!(
             "source {}: does not exist yet; backups fail until it does",
-            absolute.display()
+            path.display()
         )),
         Some(source) => source.identity().container_note(),
     };
+    if let (SourceAddress::Reflink(_), Some(source)) = (address, &source) {
+        reflink::check(path, source)?;
+    }
+    let can_be_tracked = |source: &DeviceSource| reflink::is_possible(path, source);
+    let advice = match (address, &source) {
+        (SourceAddress::Path(_), Some(source)) if can_be_tracked(source) => Some(format!(
+            "this file system can tell what has changed: with source = \"reflink:{}\" in backy.toml, backups read \
+             only that",
+            path.display()
+        )),
+        _ => None,
+    };
     let size_bytes = source.map(|source| source.size_bytes());
-    Ok(Found { path: absolute, size_bytes, warning })
+    Ok(Found { size_bytes, warning, advice })
 }

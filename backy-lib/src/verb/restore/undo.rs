@@ -38,7 +38,7 @@ use crate::image::chain::{Chain, Located};
 use crate::image::digests::DigestWriter;
 use crate::image::sequential::push_joined;
 use crate::image::walk::Window;
-use crate::policy::config::Config;
+use crate::policy::config::{Config, SourceAddress};
 use crate::storage::dir::DirStorage;
 use crate::storage::manifest;
 use crate::storage::{
@@ -271,7 +271,7 @@ impl Saving<'_> {
         for line in what.lines() {
             let _ = writeln!(config, "# {line}");
         }
-        config.push_str(&Config::source_line(&path)?);
+        config.push_str(&Config::source_line(&SourceAddress::Path(path.clone()))?);
         let block_size = self.chain.block_size();
         let readme = format!("{what}{NOT_AN_IMAGE}");
         let first = StagingToken::FIRST;

@@ -43,6 +43,7 @@ fn the_json_is_as_documented() {
     let for_ceph = json(&["export", "--rbd-diff", "--json", "copy.diff"]);
     let tagged = json(&["tag", "--json", "0", "+mine"]);
     let scrubbed = json(&["scrub", "--json"]);
+    let looked = json(&["source", "--json"]);
     backy(&["backup", "--force"]);
     let maintained = json(&["maintenance", "--json"]);
     // A finding: the image is not what it was.
@@ -69,6 +70,7 @@ fn the_json_is_as_documented() {
         ("Export for Ceph:", &for_ceph),
         ("### tag", &tagged),
         ("### scrub", &scrubbed),
+        ("### source", &looked),
         ("A finding in it:", &found["findings"][0]),
         ("### maintenance", &maintained),
         ("A verdict in it:", &maintained["verdicts"][0]),

@@ -146,7 +146,10 @@ fn backup_with(
     threads: usize,
 ) -> Result<BackupReport> {
     let mut writer = world::writer(disk)?;
-    let open = |_: &backy_lib::Archive| -> Result<Box<dyn Source>> { Ok(Box::new(open()?)) };
+    let open = |_: &backy_lib::Archive| {
+        let source: Box<dyn Source> = Box::new(open()?);
+        Ok(source.into())
+    };
     let options = BackupOptions { threads: Some(threads), ..world::options() };
     let done = writer.backup_from(open, hooks, &options, &world::clock(), &Silent)?;
     Ok(done.expect("a forced backup is made"))

@@ -50,7 +50,7 @@ fn the_own_file_overrides_what_it_includes_key_by_key() {
         ("a", &format!("compression_level = 3\nsource = \"/y\"\n{DAILY}[hooks]\nbefore = \"y\"\n")),
     ];
     let config = config(&texts);
-    assert_eq!(config.source.as_deref(), Some(Path::new("/x")));
+    assert_eq!(config.source, Some(crate::config::SourceAddress::Path("/x".into())));
     assert_eq!(config.compression_level, 3);
     let daily = config.schedule.values().next().unwrap();
     assert_eq!((daily.keep, daily.interval.as_hours(), daily.at.is_some()), (30, 24, true));

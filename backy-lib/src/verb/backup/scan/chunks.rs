@@ -15,6 +15,7 @@ use crate::base::extent::Extent;
 use crate::base::limits::limits;
 use crate::base::progress::{self, Observer};
 use crate::base::units::BlockIndex;
+use crate::format::manifest::BlockRange;
 use crate::source::Source;
 
 /// The first lost stretch of the source that ends after `offset`.
@@ -125,9 +126,43 @@ impl<'a> Chunks<'a> {
         })
     }
 
+    /// The next blocks before `end` that a backup does not read: the source reports neither a change nor a hole, and
+    /// nothing is known to be bad. No more than a chunk at a time.
+    pub(super) fn next_unread(&mut self, end: BlockIndex) -> Result<Option<BlockRange>> {
+        while self.next < end {
+            let changed = self.next_changed()?;
+            if self.next >= changed.first {
+                self.next = changed.end.min(end);
+                continue;
+            }
+            let mut to = changed.first.min(end);
+            if self.scan.source.knows_holes() {
+                let data = self.next_data()?;
+                if self.next < data.first {
+                    self.next = data.first.min(to);
+                    continue;
+                }
+                to = to.min(data.end);
+            }
+            let range =
+                BlockRange::between(self.next, to.min(self.next.plus(self.scan.chunk_blocks)));
+            self.next = range.end();
+            return Ok(Some(range));
+        }
+        Ok(None)
+    }
+
+    /// Continues at a later block.
+    pub(super) fn skip_to(&mut self, block: BlockIndex) {
+        self.next = self.next.max(block);
+    }
+
     /// The next blocks that may differ from the newest revision, or whose content in it is unknown.
     fn next_changed(&mut self) -> Result<Stretch> {
         let (scan, next) = (self.scan, self.next);
+        if !scan.uses_hints {
+            return Ok(Stretch { first: next, end: Stretch::NONE.end });
+        }
         if let Some(changed) = self.changed.filter(|changed| next < changed.end) {
             return Ok(changed);
         }
@@ -181,7 +216,7 @@ impl RateLimit {
     }
 
     /// Waits until `bytes` more may be read.
-    fn wait(&self, bytes: u64, observer: &dyn Observer) -> Result<()> {
+    pub(super) fn wait(&self, bytes: u64, observer: &dyn Observer) -> Result<()> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let until = next.unwrap_or(now).max(now);

@@ -17,6 +17,8 @@ pub(in crate::verb::backup) struct Scanned {
     pub claimed_digest: Digest,
     /// Bytes read from the source.
     pub read_bytes: u64,
+    /// Bytes of data that were not read, because the source reports that they have not changed.
+    pub skipped_bytes: u64,
     /// Bytes in changed blocks, including those that were cut off.
     pub changed_bytes: u64,
     /// What happened to the data of the newest revision.
@@ -51,6 +53,7 @@ pub(in crate::verb::backup) struct Tally {
     new_blocks: u64,
     old_blocks: u64,
     read_bytes: u64,
+    skipped_bytes: u64,
     changed_bytes: u64,
     block_size: BlockSize,
     fate: Fate,
@@ -75,6 +78,7 @@ impl Tally {
             new_blocks: scan.new_blocks,
             old_blocks: scan.old.map_or(0, |old| old.blocks),
             read_bytes: 0,
+            skipped_bytes: 0,
             changed_bytes: 0,
             block_size: scan.block_size,
             fate: Fate::default(),
@@ -102,6 +106,9 @@ impl Tally {
         self.fate.replaced_bytes += outcome.replaced_bytes;
         self.fate.lost_bytes += outcome.lost_bytes;
         let chunk = outcome.chunk;
+        if chunk.kind == ChunkKind::Unchanged {
+            self.skipped_bytes += outcome.data_bytes;
+        }
         if chunk.kind == ChunkKind::Void {
             let within = |blocks: u64| blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
             self.new.push_zero_blocks(within(self.new_blocks), observer)?;
@@ -179,6 +186,7 @@ impl Tally {
             digest,
             claimed_digest,
             read_bytes: self.read_bytes,
+            skipped_bytes: self.skipped_bytes,
             changed_bytes: self.changed_bytes,
             fate: self.fate,
             growth_bytes,

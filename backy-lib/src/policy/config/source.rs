@@ -1,0 +1,134 @@
+//! `source`: what to back up, as it is written in `backy.toml`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::base::error::{Error, Result};
+
+/// The schemes, with an example of each.
+const SCHEMES: [(&str, &str); 1] = [("reflink", "reflink:/srv/vm/mynode.img")];
+
+/// What to back up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// An absolute path: a block device or a file, which is read as a whole.
+    Path(PathBuf),
+    /// `reflink:PATH`: a file on XFS or btrfs. Backups read a clone of it, and find out from the file system what has
+    /// changed.
+    Reflink(PathBuf),
+}
+
+impl SourceAddress {
+    /// Reads what is written in `backy.toml`.
+    ///
+    /// # Errors
+    /// A sentence: what was found, and what was expected.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        let Some((scheme, rest)) = scheme(text) else { return absolute(text).map(Self::Path) };
+        match scheme {
+            "reflink" => absolute(rest).map(Self::Reflink),
+            _ => Err(unknown_scheme(text)),
+        }
+    }
+
+    /// Reads what somebody has typed: a relative path begins in the current folder.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] for an unknown scheme; [`Error::Io`] when the current folder cannot be found.
+    pub fn typed(path: &Path) -> Result<Self> {
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find the folder of"));
+        match path.to_str().and_then(scheme) {
+            Some(("reflink", rest)) => absolute(Path::new(rest)).map(Self::Reflink),
+            // A file may have such a name.
+            Some(_) if !path.exists() => {
+                let message = unknown_scheme(&path.to_string_lossy());
+                Err(Error::Specification { message: format!("source: {message}") })
+            }
+            _ => absolute(path).map(Self::Path),
+        }
+    }
+
+    /// The file or device, if it is one.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) | Self::Reflink(path) => path,
+        }
+    }
+
+    /// As it is written, whether or not it is UTF-8.
+    pub fn written(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::Reflink(path) => {
+                let mut written = std::ffi::OsString::from("reflink:");
+                written.push(path);
+                written.into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for SourceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.written().display().fmt(f)
+    }
+}
+
+/// The part before a colon, if that is before any slash, and what follows.
+fn scheme(text: &str) -> Option<(&str, &str)> {
+    text.split_once(':').filter(|(scheme, _)| !scheme.is_empty() && !scheme.contains('/'))
+}
+
+/// # Errors
+/// A sentence: what was found, and what was expected.
+pub(super) fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
+    match Path::new(text).is_absolute() {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "found {text:?}, expected an absolute path, since cron and you start in different folders"
+        )),
+    }
+}
+
+fn unknown_scheme(text: &str) -> String {
+    let known: Vec<&str> = SCHEMES.iter().map(|(_, example)| *example).collect();
+    format!(
+        "found {:?}, an unknown kind of source; expected an absolute path or one of these: {}",
+        text,
+        known.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source reads back as it is written; anything else is refused with the text and what is expected.
+    #[test]
+    fn sources_read_back_as_they_are_written() {
+        for text in ["/dev/vg0/mynode", "/srv/a:b/c", "reflink:/srv/vm/my node.img", "reflink:/x:y"]
+        {
+            let address = SourceAddress::parse(text).unwrap();
+            assert_eq!(address.to_string(), text);
+            assert_eq!(SourceAddress::typed(Path::new(text)).unwrap(), address);
+            assert!(text.ends_with(address.path().to_str().unwrap()));
+        }
+        for (wrong, part) in [
+            ("vm.img", "expected an absolute path"),
+            ("reflink:vm.img", "found \"vm.img\", expected an absolute path"),
+            ("reflink:", "expected an absolute path"),
+            ("ceph:a/b", "unknown kind of source"),
+            ("ceph:/a/b", "reflink:/srv/vm/mynode.img"),
+            ("", "expected an absolute path"),
+            (":/x", "expected an absolute path"),
+        ] {
+            let error = SourceAddress::parse(wrong).unwrap_err();
+            assert!(error.contains(part), "{wrong}: {error}");
+        }
+        let relative = SourceAddress::typed(Path::new("reflink:x")).unwrap();
+        assert!(relative.path().is_absolute() && relative.path().ends_with("x"));
+        let unknown = SourceAddress::typed(Path::new("ceph:x")).unwrap_err().to_string();
+        assert!(unknown.contains("unknown kind"), "{unknown}");
+    }
+}
