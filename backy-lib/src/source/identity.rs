@@ -42,7 +42,7 @@ pub(super) fn identify(
     identity
 }
 
-fn add_content(identity: &mut SourceIdentity, source: &dyn Source) {
+pub(super) fn add_content(identity: &mut SourceIdentity, source: &dyn Source) {
     let len = source.size_bytes().min(HEAD_BYTES as u64);
     let mut head = vec![0; len as usize];
     // If the beginning cannot be read, the backup itself will report it.

@@ -7,6 +7,7 @@ pub mod hooks;
 mod identity;
 pub mod reflink;
 pub mod tracking;
+pub mod nbd;
 
 use std::path::PathBuf;
 
