@@ -13,6 +13,7 @@ pub mod damaged_archive;
 pub mod digest_file;
 pub mod legacy_archive;
 pub mod manifest;
+pub mod nbd_server_bytes;
 mod one_file;
 pub mod partitions;
 pub mod protocol_client;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "digest_file", run: digest_file::run },
     Target { name: "legacy_archive", run: legacy_archive::run },
     Target { name: "manifest", run: manifest::run },
+    Target { name: "nbd_server_bytes", run: nbd_server_bytes::run },
     Target { name: "partitions", run: partitions::run },
     Target { name: "protocol_client", run: protocol_client::run },
     Target { name: "protocol_server", run: protocol_server::run },
