@@ -37,6 +37,7 @@ mod medium;
 mod mount;
 mod mounted;
 mod moving;
+mod nbd;
 mod others;
 mod planted;
 mod powercut;
