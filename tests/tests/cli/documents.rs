@@ -15,6 +15,7 @@ use backy_tests::command::checkout;
 mod disaster;
 mod format;
 mod guide;
+mod nbd;
 mod output;
 mod protocol;
 mod second_copy;
