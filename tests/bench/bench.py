@@ -23,6 +23,7 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   python  the module in .venv against the command
   fleet   runs over --archives archives of 64 MiB against one backup of the same data; needs some 30 GiB
   copy    pulls over a pipe and over a slow line against a backup of the same day, rsync, and restic copy
+  tracked a source that knows what changed (--tracked-size, --sparse-data) against one that does not; needs root
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with
@@ -58,6 +59,7 @@ from places import CHECKOUT, DAYS, Bench
 from scale import run_scale
 from second_copy import run_copy
 from sparse import SPARSE_TARGET, run_sparse
+from tracked import run_tracked
 from workload import parse_size
 
 # In this order; each measures, and returns what is to be printed.
@@ -73,6 +75,7 @@ SUBJECTS: dict[str, Callable[[Bench], str]] = {
     "python": interpreter.run_python,
     "fleet": fleet.run_fleet,
     "copy": run_copy,
+    "tracked": run_tracked,
 }
 EXTRA = ("peers", *(subject for subject in SUBJECTS if subject != "operations"))
 NEED_IMAGES = ("operations", "levels", "cold", "mounts", "python", "copy")
@@ -117,6 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="measure restic and borg as well")
     parser.add_argument("--sparse-size", default="1024G", help="size of the huge sparse image (1024G)")
     parser.add_argument("--sparse-data", default="2G", help="data in it (2G)")
+    parser.add_argument("--tracked-size", default="100G", help="size of the image of a source that knows what changed (100G)")
     parser.add_argument("--large-size", default="64G", help="size of the large image (64G)")
     parser.add_argument("--revisions", type=int, default=1000, help="revisions of an archive with many (1000)")
     parser.add_argument("--archives", type=int, default=200, help="archives of a fleet (200)")

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Archive;
 use crate::base::error::{Error, Result};
 use crate::policy::config::SourceAddress;
+use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::{self, DeviceSource, Opened, Source, reflink};
 use crate::storage::FileName;
 
@@ -18,7 +19,7 @@ impl Archive {
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
         let source = config.source.ok_or_else(no_source)?;
         let opened = match &config.hooks.snapshot {
-            None => self.open_device(source.path())?,
+            None => self.open_device(plain(&source)?)?,
             Some(snapshot) => self.open_device(snapshot).map_err(of_hook)?,
         };
         Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
@@ -35,8 +36,19 @@ impl Archive {
             Some(SourceAddress::Reflink(path)) if !is_made => {
                 reflink::open(&path, self.open_device(&path)?)
             }
+            Some(SourceAddress::Nbd(address)) if config.hooks.snapshot.is_none() => {
+                let source = NbdSource::open(&address, &NbdOptions::default())?;
+                Ok(Opened::from(Box::new(source) as Box<dyn Source>))
+            }
             _ => Ok(Opened::from(Box::new(self.open_source()?) as Box<dyn Source>)),
         }
+    }
+
+    /// Whether the configured source is neither a file nor a device.
+    pub(crate) fn reads_from_server(&self) -> Result<bool> {
+        let config = self.config()?;
+        let is_served = |source: &SourceAddress| source.path().is_none();
+        Ok(config.hooks.snapshot.is_none() && config.source.as_ref().is_some_and(is_served))
     }
 
     /// Opens another file or device to back up.
@@ -52,6 +64,13 @@ impl Archive {
         source::check_not_empty(&source)?;
         Ok(source)
     }
+}
+
+/// The path of a source that is a file or a device.
+fn plain(source: &SourceAddress) -> Result<&Path> {
+    source.path().ok_or_else(|| Error::Specification {
+        message: format!("{source}: it is not a file or device"),
+    })
 }
 
 /// Whether a path leads into a folder, as far as both exist.

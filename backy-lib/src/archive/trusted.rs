@@ -4,7 +4,7 @@
 //! [`trusted`](Archive::trusted) one. Such an archive reads the config once, from a file that is checked after it was
 //! opened, and everything follows that one reading. A writer reads it again under its lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::Archive;
@@ -40,7 +40,10 @@ impl Archive {
         let config = archive.config()?;
         check_outside(&*archive.storage, &config)?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
-        config.source.map(|source| source.path().to_owned()).ok_or_else(no_source)
+        let source = config.source.ok_or_else(no_source)?;
+        source.path().map(Path::to_owned).ok_or_else(|| Error::Specification {
+            message: format!("{source}: backy cannot write to this kind of source; name a target"),
+        })
     }
 
     /// The origin of a copy, for a pull from it.

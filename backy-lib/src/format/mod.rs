@@ -9,6 +9,7 @@ pub mod file_system;
 pub mod legacy;
 pub mod manifest;
 pub(crate) mod name;
+pub(crate) mod nbd_address;
 pub mod partitions;
 pub mod qcow2;
 pub mod readme;

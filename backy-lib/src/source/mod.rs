@@ -5,9 +5,9 @@
 mod device;
 pub mod hooks;
 mod identity;
+pub mod nbd;
 pub mod reflink;
 pub mod tracking;
-pub mod nbd;
 
 use std::path::PathBuf;
 

@@ -184,3 +184,48 @@ fn disk_identifiers_match_those_of_other_programs() {
         assert_eq!(recorded.to_lowercase(), found.text().trim().to_lowercase(), "{program}");
     }
 }
+
+/// An export of an NBD server that a hook starts, as the document has it: what the guest of a qcow2 image sees, without
+/// holes. A restore back to it is refused, and so is an address that makes no sense.
+#[test]
+fn an_nbd_export_is_backed_up() {
+    if tool("qemu-nbd", &["--version"]).is_none() {
+        return skipped("there is no qemu-nbd");
+    }
+    let scene = Scene::new();
+    let mut disk = noise(3, 2_000_000);
+    disk[400_000..1_500_000].fill(0);
+    disk.resize(2_097_152, 0);
+    scene.write("disk.raw", &disk);
+    let (raw, image) = (scene.text_path("disk.raw"), scene.text_path("vm.qcow2"));
+    let made = ["convert", "-f", "raw", "-O", "qcow2", &raw, &image];
+    assert_eq!(tool("qemu-img", &made).map(|run| run.status), Some(Some(0)));
+    let socket = scene.text_path("socket");
+    let source = format!("nbd+unix:///?socket={socket}");
+    scene.works(&["-b", "a", "init", &source]);
+    let before = format!("qemu-nbd --read-only --fork --format qcow2 --socket {socket} {image}");
+    let config = scene.read_text("a/backy.toml") + &format!("\n[hooks]\nbefore = \"{before}\"\n");
+    scene.write("a/backy.toml", config.as_bytes());
+    for _ in 0..2 {
+        let made = scene.works(&["-b", "a", "backup", "--force", "--json"]).json();
+        let read = made["revision"]["statistics"]["read_bytes"].as_u64().expect("a number");
+        assert!(read < 1_200_000, "{read}");
+        assert!(scene.read("a/last.raw") == disk);
+    }
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    assert_eq!(
+        (&status["source"], &status["last_source"]["kind"]),
+        (&source.into(), &"NBD export".into())
+    );
+    scene.refuses(&["-b", "a", "restore", "--yes"], &["nbd+unix:", "name a target"]);
+    scene.works(&["-b", "a", "restore", "back.raw"]);
+    assert!(scene.read("back.raw") == disk);
+    let looked = scene.run(&["-b", "a", "source"]);
+    assert_eq!(looked.status, Some(1));
+    assert!(looked.stderr.contains("nbd+unix:"), "{looked:?}");
+    for (wrong, part) in [("nbd+unix:///x", "socket"), ("ceph:pool/x", "unknown kind of source")] {
+        scene.refuses(&["-b", "b", "init", wrong], &[part]);
+        scene.write("a/backy.toml", format!("source = \"{wrong}\"\n").as_bytes());
+        scene.refuses(&["-b", "a", "backup"], &["backy.toml:1:10", part]);
+    }
+}

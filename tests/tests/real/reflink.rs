@@ -241,6 +241,30 @@ fn only_clones_of_the_archive_are_removed() {
     assert_eq!(scene.clones().len(), 4, "{:?}", scene.clones());
 }
 
+/// `init` says that a file could be tracked, where it could, and `source` what the next backup reads.
+#[test]
+fn init_and_source_say_what_can_be_tracked() {
+    for (kind, can) in [("xfs", true), ("ext4", false)] {
+        let Some(disk) = Disk::make(kind, 320 << 20) else { return };
+        let (source, folder) = (disk.path().join("vm.img"), disk.path().join("archive"));
+        fs::write(&source, noise(1, BYTES)).expect("write the source");
+        let said = works(&mut backy(&folder, &["init", text(&source)]));
+        let said = String::from_utf8(said).expect("text");
+        let advice = format!("source = \"reflink:{}\"", text(&source));
+        assert_eq!(said.contains(&advice), can, "{kind}: {said}");
+        let said = works(&mut backy(&folder, &["source"]));
+        let said = String::from_utf8(said).expect("text");
+        assert!(said.contains("Tracker:      none") && said.contains("reads everything"), "{said}");
+    }
+    let Some(mut scene) = Scene::new("xfs") else { return };
+    scene.backup();
+    let said = works(&mut scene.site.backy(&["source"]));
+    let said = String::from_utf8(said).expect("text");
+    let newest = scene.site.expected[0].uuid.to_string();
+    let expected = format!("Next backup:  reads what has changed since revision {newest}");
+    assert!(said.contains(&expected) && said.contains("Tracker:      reflink"), "{said}");
+}
+
 /// A file system that cannot clone: everything is read, and the report says why.
 #[test]
 fn without_clones_everything_is_read() {

@@ -96,7 +96,9 @@ pub const KEYS: [Key; 35] = [
         "\"/dev/vg0/mynode\"",
         None,
         "What to back up: the absolute path of a block device or a file. If it is a symbolic link, every \
-         backup follows it.",
+         backup follows it. \"reflink:PATH\" is a file on XFS or btrfs, of which a backup reads only what has changed; \
+         \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
+         describes them.",
     ),
     key(
         "",

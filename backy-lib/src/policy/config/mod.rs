@@ -205,7 +205,7 @@ impl Config {
     pub(crate) fn source_line(source: &SourceAddress) -> Result<String> {
         let written = source.written();
         let text = written.to_str().ok_or_else(|| Error::Source {
-            path: source.path().to_owned(),
+            path: source.written(),
             message: "its name is not UTF-8, so it cannot stand in backy.toml".to_owned(),
         })?;
         Ok(format!("source = {}\n", toml_string(text)))

@@ -4,9 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Result};
+use crate::format::nbd_address::NbdAddress;
 
 /// The schemes, with an example of each.
-const SCHEMES: [(&str, &str); 1] = [("reflink", "reflink:/srv/vm/mynode.img")];
+const SCHEMES: [(&str, &str); 3] = [
+    ("reflink", "reflink:/srv/vm/mynode.img"),
+    ("nbd", "nbd://host/mynode"),
+    ("nbd+unix", "nbd+unix:///mynode?socket=/run/mynode.sock"),
+];
 
 /// What to back up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub enum SourceAddress {
     /// `reflink:PATH`: a file on XFS or btrfs. Backups read a clone of it, and find out from the file system what has
     /// changed.
     Reflink(PathBuf),
+    /// An export of an NBD server.
+    Nbd(NbdAddress),
 }
 
 impl SourceAddress {
@@ -27,6 +34,7 @@ impl SourceAddress {
         let Some((scheme, rest)) = scheme(text) else { return absolute(text).map(Self::Path) };
         match scheme {
             "reflink" => absolute(rest).map(Self::Reflink),
+            _ if NbdAddress::is_meant(text) => NbdAddress::parse(text).map(Self::Nbd),
             _ => Err(unknown_scheme(text)),
         }
     }
@@ -39,6 +47,9 @@ impl SourceAddress {
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find the folder of"));
         match path.to_str().and_then(scheme) {
+            Some(_) if path.to_str().is_some_and(NbdAddress::is_meant) => {
+                path.to_string_lossy().parse().map(Self::Nbd)
+            }
             Some(("reflink", rest)) => absolute(Path::new(rest)).map(Self::Reflink),
             // A file may have such a name.
             Some(_) if !path.exists() => {
@@ -50,16 +61,23 @@ impl SourceAddress {
     }
 
     /// The file or device, if it is one.
-    pub fn path(&self) -> &Path {
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Path(path) | Self::Reflink(path) => path,
+            Self::Path(path) | Self::Reflink(path) => Some(path),
+            Self::Nbd(_) => None,
         }
+    }
+
+    /// What hooks get as the source: the path if it has one, and otherwise what is written.
+    pub(crate) fn hooked(&self) -> PathBuf {
+        self.path().map_or_else(|| self.written(), Path::to_owned)
     }
 
     /// As it is written, whether or not it is UTF-8.
     pub fn written(&self) -> PathBuf {
         match self {
             Self::Path(path) => path.clone(),
+            Self::Nbd(address) => address.to_string().into(),
             Self::Reflink(path) => {
                 let mut written = std::ffi::OsString::from("reflink:");
                 written.push(path);
@@ -107,12 +125,18 @@ mod tests {
     /// A source reads back as it is written; anything else is refused with the text and what is expected.
     #[test]
     fn sources_read_back_as_they_are_written() {
-        for text in ["/dev/vg0/mynode", "/srv/a:b/c", "reflink:/srv/vm/my node.img", "reflink:/x:y"]
-        {
+        for text in [
+            "/dev/vg0/mynode",
+            "/srv/a:b/c",
+            "reflink:/srv/vm/my node.img",
+            "reflink:/x:y",
+            "nbd://host/a",
+            "nbd+unix:///?socket=/x",
+        ] {
             let address = SourceAddress::parse(text).unwrap();
             assert_eq!(address.to_string(), text);
             assert_eq!(SourceAddress::typed(Path::new(text)).unwrap(), address);
-            assert!(text.ends_with(address.path().to_str().unwrap()));
+            assert!(address.path().is_none_or(|path| text.ends_with(path.to_str().unwrap())));
         }
         for (wrong, part) in [
             ("vm.img", "expected an absolute path"),
@@ -120,6 +144,7 @@ mod tests {
             ("reflink:", "expected an absolute path"),
             ("ceph:a/b", "unknown kind of source"),
             ("ceph:/a/b", "reflink:/srv/vm/mynode.img"),
+            ("nbd+unix:///a", "socket"),
             ("", "expected an absolute path"),
             (":/x", "expected an absolute path"),
         ] {
@@ -127,7 +152,8 @@ mod tests {
             assert!(error.contains(part), "{wrong}: {error}");
         }
         let relative = SourceAddress::typed(Path::new("reflink:x")).unwrap();
-        assert!(relative.path().is_absolute() && relative.path().ends_with("x"));
+        let path = relative.path().unwrap();
+        assert!(path.is_absolute() && path.ends_with("x"));
         let unknown = SourceAddress::typed(Path::new("ceph:x")).unwrap_err().to_string();
         assert!(unknown.contains("unknown kind"), "{unknown}");
     }

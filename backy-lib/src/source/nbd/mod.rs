@@ -8,7 +8,6 @@
 //! Left out on purpose: TLS, which ssh or stunnel replace; connecting again, since an export may have changed
 //! meanwhile; everything that writes. Whether the bytes are right is for the server to know.
 
-mod address;
 mod handshake;
 mod incoming;
 mod reply;
@@ -23,7 +22,7 @@ use std::time::Duration;
 
 use crate::base::escape;
 
-pub use address::NbdAddress;
+pub use crate::format::nbd_address::NbdAddress;
 pub use source::{NbdOptions, NbdSource};
 
 /// Longest payload of a reply to an option.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::address::NbdAddress;
+use super::NbdAddress;
 use super::handshake::{BITMAP_PREFIX, agree};
 use super::incoming::Incoming;
 use super::status::{Known, Question};

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::address::Place;
 use super::{Fault, Patience};
 use crate::base::error::describe_io;
 use crate::base::fork::Withheld;
+use crate::format::nbd_address::Place;
 
 /// How often a full queue of a Unix socket is tried again.
 const TICK: Duration = Duration::from_millis(50);

@@ -192,8 +192,8 @@ impl Making<'_> {
     /// How many threads work on a source.
     pub(super) fn threads(&self, source: &dyn Source) -> usize {
         let threads = pipeline::threads(self.context.threads);
-        // Nothing reads ahead on a device: while one thread reads, another one digests, even on a single core.
-        let is_waited_for = source.identity().kind == "block device";
+        // Nothing reads ahead on a device or a server: while one thread reads, another one digests, even on one core.
+        let is_waited_for = ["block device", "NBD export"].contains(&&*source.identity().kind);
         match self.context.threads {
             None if is_waited_for => threads.max(2),
             _ => threads,

@@ -8,7 +8,7 @@ use super::{BackupOptions, BackupPlan, BackupReport, pins_scheduled};
 use crate::archive::{Archive, ArchiveWriter};
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::Event;
-use crate::policy::config::Config;
+use crate::policy::config::{Config, SourceAddress};
 use crate::source::{DeviceSource, Opened, Source};
 use crate::storage::FileName;
 use crate::verb::caller::{Caller, interrupted};
@@ -138,7 +138,7 @@ impl<'s> BackupRequest<'s> {
         }
         let opened = match (&self.source, &hooks.snapshot, &config.source) {
             (BackupSource::Config, Some(_), Some(source)) => {
-                archive.open_device(source.path()).map(Some)
+                source.path().map(|path| archive.open_device(path)).transpose()
             }
             _ => self.source.device(archive),
         };
@@ -164,9 +164,10 @@ fn open_writer(
 }
 
 impl<'s> BackupSource<'s> {
-    /// The file or device, opened; `None` for anything else.
+    /// The file or device, opened; `None` for anything else. A server is asked once: `qemu-nbd` ends after that.
     fn device(&self, archive: &Archive) -> Result<Option<DeviceSource>> {
         match self {
+            BackupSource::Config if archive.reads_from_server()? => Ok(None),
             BackupSource::Config => archive.open_source().map(Some),
             BackupSource::Path(path) => archive.open_device(path).map(Some),
             BackupSource::Other(_) => Ok(None),
@@ -187,7 +188,7 @@ impl<'s> BackupSource<'s> {
     /// The path of the source in the environment of hooks.
     fn path(&self, config: &Config) -> Option<PathBuf> {
         match self {
-            BackupSource::Config => config.source.as_ref().map(|source| source.path().to_owned()),
+            BackupSource::Config => config.source.as_ref().map(SourceAddress::hooked),
             BackupSource::Path(path) => Some(path.clone()),
             BackupSource::Other(_) => None,
         }

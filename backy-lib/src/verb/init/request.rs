@@ -106,7 +106,8 @@ struct Found {
 }
 
 fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
-    let path = address.path();
+    // A server is not asked: `qemu-nbd` ends after the first who does.
+    let Some(path) = address.path() else { return Ok(Found::default()) };
     let source = DeviceSource::open_if_there(path)?;
     if is_inside(path, folder) {
         let message = format!("it is inside the archive {}", folder.display());

@@ -12,7 +12,7 @@ use crate::source::{DeviceSource, Source};
 /// Whether a path leads to the source of a config.
 pub(crate) fn is_source(target: &Path, config: &Config) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
-    let source = config.source.as_ref().and_then(|source| real(source.path()));
+    let source = config.source.as_ref().and_then(|source| real(source.path()?));
     source.is_some() && real(target) == source
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn check(manifest: &Manifest, config: &Config, target: &Path) -> Resu
     };
     let Some(known) = &manifest.source else { return Ok(()) };
     // If it cannot be opened, opening it for writing reports the reason.
-    let Ok(now) = DeviceSource::open(configured.path()) else { return Ok(()) };
+    let Some(Ok(now)) = configured.path().map(DeviceSource::open) else { return Ok(()) };
     let size_bytes = now.size_bytes();
     let now = if config.hooks.before.is_some() { now.made_anew() } else { now };
     let identity = now.identity();

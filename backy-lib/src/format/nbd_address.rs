@@ -8,9 +8,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::MOST_NAME_BYTES;
 use crate::base::error::{Error, Result};
 use crate::base::escape::is_unsafe;
+
+/// Longest name of an export; "Values", as for all strings of the protocol.
+const MOST_NAME_BYTES: usize = 4096;
 
 /// What IANA assigned to NBD: "NBD URI authority".
 const DEFAULT_PORT: u16 = 10809;
@@ -31,18 +33,26 @@ pub struct NbdAddress {
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
 }
 
 impl NbdAddress {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// A sentence that begins with the address.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        parse(text).map_err(|why| format!("'{}': {why}", text.escape_debug()))
+    }
+
     /// The name of the export; empty for the server's default.
     pub fn export(&self) -> &str {
         &self.export
     }
 
-    pub(super) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 
@@ -62,9 +72,7 @@ impl FromStr for NbdAddress {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        parse(text).map_err(|why| Error::Specification {
-            message: format!("'{}': {why}", text.escape_debug()),
-        })
+        NbdAddress::parse(text).map_err(|message| Error::Specification { message })
     }
 }
 
