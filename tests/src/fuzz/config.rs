@@ -73,7 +73,9 @@ fn check_error(text: &str, error: &Error) {
 }
 
 fn check_limits(config: &Config) {
-    assert!(config.source.as_ref().is_none_or(|source| source.path().is_none_or(Path::is_absolute)));
+    assert!(
+        config.source.as_ref().is_none_or(|source| source.path().is_none_or(Path::is_absolute))
+    );
     assert!(config.max_chain != Some(0));
     assert!((1..=19).contains(&config.compression_level));
     assert!([0o600, 0o640, 0o644, 0o604].contains(&config.file_mode), "{:o}", config.file_mode);
