@@ -120,7 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="measure restic and borg as well")
     parser.add_argument("--sparse-size", default="1024G", help="size of the huge sparse image (1024G)")
     parser.add_argument("--sparse-data", default="2G", help="data in it (2G)")
-    parser.add_argument("--tracked-size", default="100G", help="size of the image of a source that knows what changed (100G)")
+    parser.add_argument("--tracked-size", default="100G", help="size of its image (100G)")
     parser.add_argument("--large-size", default="64G", help="size of the large image (64G)")
     parser.add_argument("--revisions", type=int, default=1000, help="revisions of an archive with many (1000)")
     parser.add_argument("--archives", type=int, default=200, help="archives of a fleet (200)")

@@ -103,6 +103,7 @@ fn describe(report: &StatusReport, shown: &Shown<'_>, now: Timestamp) -> String 
         lines.push(String::new());
         lines.push(words::sentence(&words::coverage(&report.coverage, now)));
     }
+    lines.extend(read_everything(report));
     lines.extend(report.drill.as_ref().map(drill));
     lines.extend(report.space.as_ref().map(|space| room(space, now)));
     lines.extend(report.origin.as_ref().map(|origin| pulls(origin, now)));
@@ -110,6 +111,13 @@ fn describe(report: &StatusReport, shown: &Shown<'_>, now: Timestamp) -> String 
     lines.extend(at_work(report));
     lines.extend(health(report, output));
     lines.join("\n") + "\n"
+}
+
+/// Why the newest revision did not rely on what the source reports about changes, if it does.
+fn read_everything(report: &StatusReport) -> Option<String> {
+    let reason = report.newest.as_ref()?.hints.as_ref()?.reason.as_ref()?;
+    let is_first = report.revision_count == 1;
+    (!is_first).then(|| format!("The newest backup read everything: {}.", escape::line(reason)))
 }
 
 fn heading(report: &StatusReport) -> String {

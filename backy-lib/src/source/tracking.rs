@@ -31,6 +31,11 @@ pub trait Tracker {
     /// Those that keep the source from being read. If only the mark cannot be made, it says so in [`Marked`].
     fn mark(&mut self, name: MarkName, since: Option<(MarkName, &Bookmark)>) -> Result<Marked>;
 
+    /// Why it cannot make marks here at all, as far as that can be told without making one: one sentence, or `None`.
+    fn obstacle(&self) -> Option<String> {
+        None
+    }
+
     /// Why it would not be known what has changed since a mark, as far as that can be told without a new one: one
     /// sentence, or `None`.
     ///

@@ -106,6 +106,10 @@ fn look(
             marks.map(named)
         }
     };
+    if let Some(obstacle) = tracker.obstacle() {
+        report.reason = Some(obstacle);
+        return Ok(());
+    }
     let newest = archive.revisions().first();
     let bookmark = newest.and_then(|newest| Some((newest, newest.bookmark.as_ref()?)));
     report.reason = match (newest, id.zip(bookmark)) {

@@ -1897,7 +1897,7 @@ class SourceIdentity(Report):
         """Its path, or its name when it has no path."""
     @property
     def kind(self) -> str:
-        """"file", "block device" or "Python object"."""
+        """"file", "block device", "Python object" or "NBD export"."""
     @property
     def wwid(self) -> str | None:
         """World wide name of the disk, if it is known."""

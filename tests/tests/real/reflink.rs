@@ -206,7 +206,14 @@ fn doubts_about_a_file_or_its_clone() {
         let looked: Value = serde_json::from_slice(&looked).expect("a report");
         assert!(looked["reason"].as_str().expect("a reason").contains(why), "{looked}");
         let (hints, read) = scene.backup();
-        assert!(hints["reason"].as_str().expect("a reason").contains(why), "{hints}");
+        let reason = hints["reason"].as_str().expect("a reason");
+        assert!(reason.contains(why), "{hints}");
+        let status = works(&mut scene.site.backy(&["status"]));
+        let status = String::from_utf8(status).expect("text");
+        assert!(
+            status.contains(&format!("The newest backup read everything: {reason}.")),
+            "{status}"
+        );
         assert_eq!(read, BYTES as u64, "{why}");
         assert!(is_since(&scene.backup().0), "{why}");
         let is_private = |path: &&PathBuf| {
@@ -275,6 +282,9 @@ fn without_clones_everything_is_read() {
     }
     let (hints, _) = scene.backup();
     assert!(hints["reason"].as_str().expect("a reason").contains("cannot clone"), "{hints}");
+    let looked = works(&mut scene.site.backy(&["source", "--json"]));
+    let looked: Value = serde_json::from_slice(&looked).expect("a report");
+    assert!(looked["reason"].as_str().expect("a reason").contains("cannot clone"), "{looked}");
     let config = fs::read_to_string(scene.site.folder.join("backy.toml")).expect("read");
     fs::write(scene.site.folder.join("backy.toml"), config + "[tracking]\nmode = \"require\"\n")
         .expect("write");

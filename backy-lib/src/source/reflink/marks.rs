@@ -18,6 +18,10 @@ use crate::base::mark::{ArchiveId, MarkName};
 /// Permissions of a clone: nobody writes to it.
 const MODE: u32 = 0o400;
 
+/// Why there is no clone, and where there would be.
+pub(super) const CANNOT_CLONE: &str =
+    "its file system cannot clone it, as XFS with reflink=1 and btrfs can";
+
 /// The folder of a file.
 pub(super) struct Folder {
     path: PathBuf,
@@ -61,10 +65,7 @@ impl Folder {
                 | Errno::XDEV
                 | Errno::NOSYS),
             ) => {
-                return Ok(Err(format!(
-                    "its file system cannot clone it ({}); XFS with reflink=1 and btrfs can",
-                    describe_io(&errno.into())
-                )));
+                return Ok(Err(format!("{CANNOT_CLONE} ({})", describe_io(&errno.into()))));
             }
             Err(errno) => {
                 return Ok(Err(format!(

@@ -235,6 +235,11 @@ impl Tracker for ReflinkTracker {
         Ok(Marked { bookmark: Some(bookmark), doubt })
     }
 
+    fn obstacle(&self) -> Option<String> {
+        let can = self.shared.live.file().is_some_and(|live| self.folder.can_clone(live));
+        (!can).then(|| marks::CANNOT_CLONE.to_owned())
+    }
+
     fn doubt(&self, name: MarkName, bookmark: &Bookmark) -> Result<Option<String>> {
         Ok(self.earlier(name, bookmark)?.err())
     }
