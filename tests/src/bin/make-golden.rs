@@ -1,17 +1,20 @@
 //! Makes a golden archive of the present format in a new folder.
 //!
 //! Run it once for each addition to the format. Its result is committed and never made again:
-//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed|pulled]`. With
+//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed|pulled|tracked]`. With
 //! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and drilled.
 //! With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost, which is known.
 //! With `flawed`, the source is a file with a partition table, a block has neither content nor digest, and an older
-//! delta has a flaw. With `pulled`, it is a copy of `format-1`, whose third revision has arrived in part.
+//! delta has a flaw. With `pulled`, it is a copy of `format-1`, whose third revision has arrived in part. With
+//! `tracked`, the source keeps marks, and has not reported a change of the third revision.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::clock::FixedClock;
+use backy_lib::extent::Extent;
+use backy_lib::hooks::NoHooks;
 use backy_lib::origin::{Fetched, Listing, LocalOrigin, Origin, TablePiece};
 use backy_lib::progress::Silent;
 use backy_lib::source::DeviceSource;
@@ -21,6 +24,7 @@ use backy_lib::{
 };
 use backy_tests::golden;
 use backy_tests::memory::MemorySource;
+use backy_tests::tracked::TrackedDisk;
 use backy_tests::world::{self, BLOCK_SIZE};
 use jiff::{SignedDuration, Timestamp};
 
@@ -40,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if std::env::args().nth(2).as_deref() == Some("pulled") {
         return pulled(&folder, now);
+    }
+    if std::env::args().nth(2).as_deref() == Some("tracked") {
+        return tracked(&folder, now);
     }
     if std::env::args().nth(2).as_deref() == Some("flawed") {
         return flawed(&folder, now);
@@ -183,6 +190,29 @@ fn pulled(folder: &Path, now: Timestamp) -> Result<(), Box<dyn Error>> {
         Ok(_) => Err("the pull did not break off".into()),
         Err(_) => Ok(()),
     }
+}
+
+/// A night for each of seven states of a source that keeps marks. In the third it hides a change, which is found, as
+/// everything is read.
+fn tracked(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
+    write_config(&folder.join("backy.toml"), "\n[tracking]\nverify_within = \"9d\"\n")?;
+    let source = TrackedDisk::new(&[]);
+    let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
+    for (number, state) in golden::unusual_states().iter().take(7).enumerate() {
+        let lies = number == 2;
+        let options = BackupOptions {
+            threads: Some(1),
+            update: ImageUpdate::InPlace,
+            read_all: lies,
+            ..BackupOptions::default()
+        };
+        source.set(state);
+        source.hide(if lies { &[Extent { offset: 2 * 4096, len: 4096 }] } else { &[] });
+        let open = |_: &Archive| Ok(source.open());
+        writer.backup_from(open, &mut NoHooks, &options, &FixedClock(now), &Silent)?;
+        now += SignedDuration::from_hours(24);
+    }
+    Ok(())
 }
 
 /// An origin whose connection ends after some blocks of the third revision.

@@ -315,6 +315,11 @@ fn check_revision(
     let blocks = size_bytes.div_ceil(block_size);
     let bad = findings.get("bad_blocks").cloned().unwrap_or_default();
     let bad_blocks = ranges(&format!("{place}, bad_blocks"), &bad, blocks, problems);
+    if let Some(compared) = json.get("compared") {
+        let place = format!("{place}, compared");
+        problems.expect(number == 0, || format!("{place}: of an older revision"));
+        ranges(&place, compared, blocks, problems);
+    }
     if let Some(verified) = json.get("verified") {
         let place = format!("{place}, verified");
         ranges(&place, verified, blocks, problems);

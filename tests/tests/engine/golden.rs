@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::{FORMAT, Revision};
+use backy_lib::hooks::NoHooks;
 use backy_lib::origin::LocalOrigin;
 use backy_lib::progress::Silent;
 use backy_lib::schedule::{self, Past};
 use backy_lib::{MaintenanceOptions, PullOptions, RestoreOptions, ScrubOptions};
 use backy_tests::memory::{MemorySource, MemoryTarget};
+use backy_tests::tracked::TrackedDisk;
 use backy_tests::{golden, qemu, world};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 /// The existing archives.
-const GOLDEN: [&str; 8] = [
+const GOLDEN: [&str; 9] = [
     "format-1",
     "format-1-alarms",
     "format-1-flawed",
@@ -24,6 +26,7 @@ const GOLDEN: [&str; 8] = [
     "format-1-pinned",
     "format-1-pulled",
     "format-1-series",
+    "format-1-tracked",
     "format-1-undo",
 ];
 
@@ -93,6 +96,41 @@ fn a_copy_of_format_1_continues() {
         let found = world::read_revision(writer.archive(), number).expect("a revision");
         assert!(found == *state, "revision {number}");
     }
+}
+
+/// One of a source that keeps marks: it reads right, and says what was marked, read, compared and not reported. Without
+/// the marks, the next backup reads everything, and works.
+#[test]
+fn a_tracked_archive_of_format_1_reads_right() {
+    let folder = copy_of(&golden_folder("format-1-tracked"));
+    let archive = Archive::open(folder.path()).expect("the golden archive");
+    let states = golden::unusual_states();
+    for (number, state) in states.iter().take(7).rev().enumerate() {
+        let found = world::read_revision(&archive, number).expect("a revision");
+        assert!(found == *state, "revision {number}");
+    }
+    let manifest = archive.manifest();
+    assert!(manifest.archive.is_some());
+    let [newest, before, ..] = archive.revisions() else { panic!("two revisions") };
+    let bookmark = newest.bookmark.as_ref().expect("a bookmark");
+    assert_eq!((&*bookmark.tracker, bookmark.granularity), ("simulated", 1));
+    let hints = newest.hints.as_ref().expect("hints");
+    assert_eq!((hints.since, hints.reason.as_deref()), (Some(before.uuid), None));
+    assert!(hints.skipped_bytes > 0 && hints.compared_bytes > 0 && newest.compared.len() > 1);
+    assert!(before.compared.is_empty());
+    let third = &archive.revisions()[4];
+    assert!(third.bookmark.is_none());
+    assert_eq!(third.hints.as_ref().expect("hints").since, None);
+    let alarm = manifest.alarms.iter().find(|alarm| alarm.revision == third.uuid);
+    let unreported = alarm.and_then(|alarm| alarm.unreported.as_ref()).expect("an alarm");
+    assert_eq!((unreported.blocks.len(), unreported.blocks[0].first.0), (1, 2));
+    let source = TrackedDisk::new(&states[0]);
+    let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+    let (open, options) = (|_: &Archive| Ok(source.open()), world::options());
+    let made = writer.backup_from(open, &mut NoHooks, &options, &world::clock(), &Silent);
+    let made = made.expect("a backup").expect("one that was asked for");
+    assert!(made.revision.hints.expect("hints").reason.expect("why").contains("missing"));
+    assert!(world::read_revision(writer.archive(), 0).expect("a revision") == states[0]);
 }
 
 /// One with the beginnings of its series: they are what the first backup made them, and an archive from before
