@@ -18,7 +18,7 @@ pub(super) fn uncompared(facts: &Facts<'_>) -> Option<Problem> {
     let wanted = display_age(tracking.verify_within.as_secs());
     let message = match oldest == jiff::Timestamp::MIN {
         true => format!(
-            "some blocks were never compared with the source; backy.toml asks for it every {wanted}"
+            "it is not known when some blocks were last compared with the source; backy.toml asks for it every {wanted}"
         ),
         false => format!(
             "some blocks have not been compared with the source for {}; backy.toml asks for it every {wanted}",

@@ -36,7 +36,7 @@ pub(super) struct Trust {
     pub uses_hints: bool,
     /// Why it does not.
     reason: Option<String>,
-    /// What the manifest says about this; `None` if the source never reports changes.
+    /// Whether the manifest says anything about this: not of a source that never reports changes.
     is_recorded: bool,
     /// The blocks that are compared in any case.
     chosen: BlockRanges,
@@ -235,7 +235,10 @@ impl Making<'_> {
         let touched =
             |range: &&Verified| unreported.within(range.blocks).any(|overlap| overlap.count > 0);
         let since = known.iter().filter(touched).map(|range| range.at).min();
-        let in_doubt = Unreported::new(unreported.to_vec(), since.unwrap_or(newest.started));
+        // Where it is not known, any revision may be wrong.
+        let oldest = before.revisions.last().map_or(newest.started, |oldest| oldest.started);
+        let since = since.unwrap_or(newest.started).max(oldest);
+        let in_doubt = Unreported::new(unreported.to_vec(), since);
         self.context.observer.event(&Event::Finding(format!(
             "the source has not reported a change of {} ({}); this revision is right, because everything was read, but \
              revisions made after {} may hold older content there",
