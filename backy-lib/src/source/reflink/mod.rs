@@ -9,6 +9,7 @@
 //! The clone belongs to whoever runs backy and has mode 0400. Its inode, size and time of change are in the bookmark,
 //! so that another file, or one that somebody has written to, is not taken for it.
 
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for tests"))]
 mod extents;
 mod fiemap;
 mod marks;
