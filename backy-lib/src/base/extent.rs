@@ -27,3 +27,14 @@ impl Extent {
         self.offset + self.len
     }
 }
+
+/// The first of these extents, which ascend, that ends after `offset`.
+pub(crate) fn first_after(extents: &[Extent], offset: u64) -> Option<Extent> {
+    extents.get(extents.partition_point(|extent| extent.end() <= offset)).copied()
+}
+
+/// The same without what is before `offset`.
+pub(crate) fn rest_after(extents: &[Extent], offset: u64) -> Option<Extent> {
+    let found = first_after(extents, offset)?;
+    Some(Extent::between(found.offset.max(offset), found.end()))
+}

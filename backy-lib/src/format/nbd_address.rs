@@ -11,8 +11,8 @@ use std::str::FromStr;
 use crate::base::error::{Error, Result};
 use crate::base::escape::is_unsafe;
 
-/// Longest name of an export; "Values", as for all strings of the protocol.
-const MOST_NAME_BYTES: usize = 4096;
+/// Longest name of an export or a bitmap; "Values", as for all strings of the protocol.
+pub(crate) const MOST_NAME_BYTES: usize = 4096;
 
 /// What IANA assigned to NBD: "NBD URI authority".
 const DEFAULT_PORT: u16 = 10809;

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::base::units::BlockIndex;
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::{BlockRange, BlockRanges, Revision, Verified, verified};
 
 /// A share smaller than one part in this many waits, so that the manifest has few ranges.
@@ -19,15 +19,15 @@ const SMALLEST_PART: u64 = 512;
 /// The time is shortened by one part in this many, which makes up for shares that wait.
 const EARLIER_PART: i128 = 64;
 
-/// When blocks were last compared with the source, for each of the `blocks` of the newest revision.
-pub(crate) fn compared(newest: &Revision, blocks: u64) -> Vec<Verified> {
+/// When blocks were last compared with the source, for each of those of the newest revision.
+pub(crate) fn compared(newest: &Revision, block_size: BlockSize) -> Vec<Verified> {
+    let blocks = block_size.count(newest.size_bytes);
     let all = BlockRange { first: BlockIndex(0), count: blocks };
     if newest.hints.as_ref().is_none_or(|hints| hints.since.is_none()) {
         // Its backup read everything.
         return vec![Verified::new(all, newest.started)];
     }
     let mut found = newest.compared.clone();
-    found.retain(|range| range.blocks.first.0 < blocks);
     let mut unknown: BlockRanges = [all].into_iter().collect();
     let known: Vec<BlockRange> = found.iter().map(|range| range.blocks).collect();
     unknown.subtract(&known);
@@ -37,9 +37,9 @@ pub(crate) fn compared(newest: &Revision, blocks: u64) -> Vec<Verified> {
 
 /// The earliest time at which some block was last compared; `None` if the newest revision read everything, or if it is
 /// unknown.
-pub(crate) fn oldest(newest: &Revision, blocks: u64) -> Option<Timestamp> {
+pub(crate) fn oldest(newest: &Revision, block_size: BlockSize) -> Option<Timestamp> {
     newest.hints.as_ref()?.since?;
-    compared(newest, blocks).iter().map(|range| range.at).min()
+    compared(newest, block_size).iter().map(|range| range.at).min()
 }
 
 /// The blocks to compare in a backup at `now`, ascending. `last` is when the previous one began.

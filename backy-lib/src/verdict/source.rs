@@ -57,7 +57,7 @@ pub fn source(archive: &Archive) -> Result<SourceReport> {
     let archive = archive.trusted()?;
     let config = archive.config()?;
     let newest = archive.revisions().first();
-    let blocks = newest.map_or(0, |newest| archive.manifest().block_size.count(newest.size_bytes));
+    let block_size = archive.manifest().block_size;
     let mut report = SourceReport {
         schema: SOURCE_SCHEMA,
         archive: folders::label(&archive.folder()),
@@ -71,7 +71,7 @@ pub fn source(archive: &Archive) -> Result<SourceReport> {
         since: None,
         reason: None,
         compared_since: newest
-            .and_then(|newest| rotation::oldest(newest, blocks))
+            .and_then(|newest| rotation::oldest(newest, block_size))
             .filter(|oldest| *oldest > Timestamp::MIN),
         verify_within_seconds: config.tracking.verify_within.as_secs(),
     };

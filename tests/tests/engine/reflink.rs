@@ -180,7 +180,7 @@ fn history(seed: u64, compresses: bool) -> Disk {
     disk
 }
 
-/// What is said to be unchanged, in blocks; each of them has the same content in both.
+/// The blocks that count as unchanged; each of them has the same content in both.
 fn checked(disk: &mut Disk, seed: u64, moves: u64) -> Vec<u64> {
     let random = Random(seed ^ 0x77);
     let same = unchanged(&mut Moving { disk, random, moves }).expect("a map").expect("few extents");

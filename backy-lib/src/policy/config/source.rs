@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::base::error::{Error, Result};
 use crate::format::nbd_address::NbdAddress;
 
-/// The schemes, with an example of each.
-const SCHEMES: [(&str, &str); 3] = [
-    ("reflink", "reflink:/srv/vm/mynode.img"),
-    ("nbd", "nbd://host/mynode"),
-    ("nbd+unix", "nbd+unix:///mynode?socket=/run/mynode.sock"),
+/// An example of each kind that is no path.
+const EXAMPLES: [&str; 3] = [
+    "reflink:/srv/vm/mynode.img",
+    "nbd://host/mynode",
+    "nbd+unix:///mynode?socket=/run/mynode.sock",
 ];
 
 /// What to back up.
@@ -110,11 +110,9 @@ pub(super) fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
 }
 
 fn unknown_scheme(text: &str) -> String {
-    let known: Vec<&str> = SCHEMES.iter().map(|(_, example)| *example).collect();
     format!(
-        "found {:?}, an unknown kind of source; expected an absolute path or one of these: {}",
-        text,
-        known.join(", ")
+        "found {text:?}, an unknown kind of source; expected an absolute path or one of these: {}",
+        EXAMPLES.join(", ")
     )
 }
 

@@ -20,7 +20,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::units::display_size;
-use crate::format::manifest::{Alarm, Revision, Unreported};
+use crate::format::manifest::{Alarm, BlockRanges, Revision, Unreported};
 
 /// With fewer earlier revisions, nothing is known about what is usual.
 pub const MIN_EARLIER: usize = 5;
@@ -158,7 +158,7 @@ pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String 
         format!("revision {number} is shorter than the previous revision: {to} instead of {from}")
     });
     let unreported = alarm.unreported.as_ref().map(|unreported| {
-        let blocks = unreported.blocks.iter().fold(0, |sum: u64, range| sum.saturating_add(range.count));
+        let blocks = unreported.blocks.iter().copied().collect::<BlockRanges>().block_count();
         let (are, since) = (if blocks == 1 { "block" } else { "blocks" }, unreported.since);
         format!(
             "revision {number} has changes in {blocks} {are} that the source did not report; revisions made after \

@@ -9,8 +9,8 @@ pub(super) fn uncompared(facts: &Facts<'_>) -> Option<Problem> {
     let default = Tracking::default();
     let tracking = facts.config.map_or(&default, |config| &config.tracking);
     let newest = facts.manifest.revisions.first()?;
-    let blocks = facts.manifest.block_size.count(newest.size_bytes);
-    let oldest = rotation::oldest(newest, blocks).filter(|_| tracking.mode != TrackingMode::Off)?;
+    let oldest = rotation::oldest(newest, facts.manifest.block_size)
+        .filter(|_| tracking.mode != TrackingMode::Off)?;
     let age = facts.now.duration_since(oldest);
     if age <= tracking.verify_within {
         return None;

@@ -21,6 +21,7 @@ mod transmission;
 use std::time::Duration;
 
 use crate::base::escape;
+use crate::format::nbd_address::MOST_NAME_BYTES;
 
 pub use crate::format::nbd_address::NbdAddress;
 pub use source::{NbdOptions, NbdSource};
@@ -30,9 +31,6 @@ const MOST_OPTION_BYTES: u32 = 16 << 10;
 
 /// Replies to one option.
 const MOST_OPTION_REPLIES: usize = 64;
-
-/// Longest name of an export or a bitmap; "Values", as for all strings of the protocol.
-const MOST_NAME_BYTES: usize = 4096;
 
 /// Bytes of a read request; less where the server takes less.
 const PIECE_BYTES: u32 = 256 << 10;

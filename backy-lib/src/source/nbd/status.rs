@@ -4,7 +4,7 @@
 use super::handshake::Agreed;
 use super::incoming::{Incoming, split};
 use super::{Fault, LEAST_STATUS_BYTES, MOST_STATUS_BYTES, wrong};
-use crate::base::extent::Extent;
+use crate::base::extent::{Extent, rest_after};
 
 /// `NBD_STATE_ZERO`: reads as zero. `NBD_STATE_HOLE` alone says nothing about what is read.
 const ZERO: u32 = 2;
@@ -60,8 +60,7 @@ impl Known {
 
     /// The first part at or after `offset` for which the answer is yes.
     pub(super) fn next(&self, offset: u64) -> Option<Extent> {
-        let at = self.marked.partition_point(|extent| extent.end() <= offset);
-        self.marked.get(at).map(|found| Extent::between(found.offset.max(offset), found.end()))
+        rest_after(&self.marked, offset)
     }
 
     fn mark(&mut self, extent: Extent) {

@@ -87,18 +87,22 @@ impl Folder {
 
     /// Whether the file system can clone at all, tried with an empty file.
     pub(super) fn can_clone(&self, live: &File) -> bool {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let unnamed = || openat(&self.fd, ".", flags, Mode::from_raw_mode(MODE));
         let same_device = fstat(live).ok().zip(fstat(&self.fd).ok());
         let same_device = same_device.is_some_and(|(file, folder)| file.st_dev == folder.st_dev);
         same_device
-            && unnamed().is_ok_and(|from| unnamed().is_ok_and(|to| ioctl_ficlone(to, from).is_ok()))
+            && self
+                .unnamed()
+                .is_ok_and(|from| self.unnamed().is_ok_and(|to| ioctl_ficlone(to, from).is_ok()))
+    }
+
+    /// An empty file without a name.
+    fn unnamed(&self) -> rustix::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        retry_on_intr(|| openat(&self.fd, ".", flags, Mode::from_raw_mode(MODE))).map(File::from)
     }
 
     fn unnamed_clone(&self, live: &File) -> rustix::io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let made = retry_on_intr(|| openat(&self.fd, ".", flags, Mode::from_raw_mode(MODE)))?;
-        let made = File::from(made);
+        let made = self.unnamed()?;
         // On btrfs both have to agree on this, and it can only be set while the file is empty.
         if let Ok(flags) = ioctl_getflags(live)
             && flags.contains(IFlags::NOCOW)

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::base::error::{Error, Result, limit};
-use crate::base::extent::Extent;
+use crate::base::extent::{Extent, rest_after};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::{Bookmark, SourceIdentity};
 use crate::source::tracking::{Marked, Opened, Tracker};
@@ -127,8 +127,7 @@ impl Source for ReflinkSource {
             let size_bytes = self.size_bytes();
             return Ok((offset < size_bytes).then(|| Extent::between(offset, size_bytes)));
         };
-        let next = changed.get(changed.partition_point(|extent| extent.end() <= offset));
-        Ok(next.map(|extent| Extent::between(extent.offset.max(offset), extent.end())))
+        Ok(rest_after(changed, offset))
     }
 }
 

@@ -171,8 +171,7 @@ impl Making<'_> {
         (old, block_size): (&OldImage, BlockSize),
         trust: &mut Trust,
     ) -> Result<()> {
-        let blocks = block_size.count(newest.size_bytes);
-        let known = rotation::compared(newest, blocks);
+        let known = rotation::compared(newest, block_size);
         let within = self.context.config.tracking.verify_within;
         let chosen = rotation::due(&known, newest.started, self.order.started, within);
         if chosen.is_empty() {
@@ -212,8 +211,7 @@ impl Making<'_> {
         revision.bookmark = trust.bookmark.filter(|_| unreported.is_empty());
         let block_size = before.block_size;
         let blocks = block_size.count(revision.size_bytes);
-        let old_blocks = newest.map_or(0, |newest| block_size.count(newest.size_bytes));
-        let compared = |newest: &Revision| rotation::compared(newest, old_blocks);
+        let compared = |newest: &Revision| rotation::compared(newest, block_size);
         match since {
             Some(newest) => {
                 let (skipped, read) = (scanned.skipped_bytes, trust.compared_bytes);

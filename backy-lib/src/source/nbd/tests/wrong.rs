@@ -124,28 +124,34 @@ fn a_missing_bitmap_is_an_error() {
 fn wrong_information_on_the_export_is_named() {
     let before = bytes(&[&greeting(), &reply(STRUCTURED, ERR + 1, &[])]);
     let ack = reply(GO, ACK, &[]);
-    let go = |sent: &[u8], why: &str| fails_to_open(&[&before, sent, &ack], why);
-    go(&[], "found no size");
-    go(&export(0), "the export is empty: found 0 bytes");
-    go(&export(1 << 63), "an export of 9223372036854775808 bytes");
-    go(&bytes(&[&export(5), &export(5)]), "found the information 0 twice");
-    go(&reply(GO, INFO, &[0; 11]), "NBD_INFO_EXPORT of another length");
-    go(&reply(GO, INFO, &[0; 13]), "NBD_INFO_EXPORT of another length");
-    go(&reply(GO, INFO, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2]), "the transmission flags 0x0002");
-    go(&reply(GO, INFO, &[0]), "found the type 3 with 1 bytes");
-    go(&reply(GO, CONTEXT, &[0; 12]), "found the type 4 with 12 bytes");
+    let refuses = |sent: &[u8], why: &str| fails_to_open(&[&before, sent, &ack], why);
+    refuses(&[], "found no size");
+    refuses(&export(0), "the export is empty: found 0 bytes");
+    refuses(&export(1 << 63), "an export of 9223372036854775808 bytes");
+    refuses(&bytes(&[&export(5), &export(5)]), "found the information 0 twice");
+    refuses(&reply(GO, INFO, &[0; 11]), "NBD_INFO_EXPORT of another length");
+    refuses(&reply(GO, INFO, &[0; 13]), "NBD_INFO_EXPORT of another length");
+    refuses(
+        &reply(GO, INFO, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2]),
+        "the transmission flags 0x0002",
+    );
+    refuses(&reply(GO, INFO, &[0]), "found the type 3 with 1 bytes");
+    refuses(&reply(GO, CONTEXT, &[0; 12]), "found the type 4 with 12 bytes");
     let sizes = |min: u32, max: u32, why: &str| {
-        go(&bytes(&[&export(1 << 20), &block_sizes(min, max)]), why);
+        refuses(&bytes(&[&export(1 << 20), &block_sizes(min, max)]), why);
     };
     sizes(0, 4096, "the minimum block size 0");
     sizes(3, 4096, "the minimum block size 3");
     sizes(1 << 17, 1 << 20, "the minimum block size 131072");
     sizes(4096, 2048, "the maximum block size 2048, expected at least the minimum, 4096");
     let twice = bytes(&[&export(5), &block_sizes(1, 1), &block_sizes(1, 1)]);
-    go(&twice, "found the information 3 twice");
+    refuses(&twice, "found the information 3 twice");
     let short = bytes(&[&export(5), &reply(GO, INFO, &[0, 3, 0, 0, 0, 1])]);
-    go(&short, "NBD_INFO_BLOCK_SIZE of another length");
-    go(&bytes(&[&export(5000), &block_sizes(4096, 4096)]), "nobody can read the last 904; resize");
+    refuses(&short, "NBD_INFO_BLOCK_SIZE of another length");
+    refuses(
+        &bytes(&[&export(5000), &block_sizes(4096, 4096)]),
+        "nobody can read the last 904; resize",
+    );
 }
 
 /// The bytes of a server that opens well and then answers the first request like this. Nothing more is read from it.

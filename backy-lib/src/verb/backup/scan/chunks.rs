@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::{Chunk, ChunkKind, Scan};
 use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
-use crate::base::extent::Extent;
+use crate::base::extent::{Extent, first_after};
 use crate::base::limits::limits;
 use crate::base::progress::{self, Observer};
 use crate::base::units::BlockIndex;
@@ -20,8 +20,7 @@ use crate::source::Source;
 
 /// The first lost stretch of the source that ends after `offset`.
 pub(super) fn next_lost(source: &dyn Source, offset: u64) -> Option<Extent> {
-    let lost = source.lost();
-    lost.get(lost.partition_point(|extent| extent.end() <= offset)).copied()
+    first_after(source.lost(), offset)
 }
 
 /// Blocks from `first` up to, not including, `end`.
