@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use backy_lib::error::{Error, Result};
-use backy_lib::extent::Extent;
+use backy_lib::extent::{Extent, gaps, rest_after};
 use backy_lib::format::manifest::{Bookmark, SourceIdentity};
 use backy_lib::mark::{ArchiveId, MarkName};
 use backy_lib::source::{Marked, Opened, Source, Tracker, check_not_empty};
@@ -92,7 +92,7 @@ impl<'a> PythonSource<'a> {
     fn ask_data(&self) -> Result<Option<Vec<Extent>>> {
         let size_bytes = self.size_bytes;
         let holes = self.call(|object| asked(object, "holes", (), size_bytes))?;
-        Ok(holes.map(|holes| between(&holes, size_bytes)))
+        Ok(holes.map(|holes| gaps(&holes, size_bytes)))
     }
 
     fn ask_changed(&self, since: Option<&backy_lib::Revision>) -> Result<Option<Vec<Extent>>> {
@@ -110,14 +110,10 @@ impl<'a> PythonSource<'a> {
 
     /// The next of these extents; without any, all the rest.
     fn next_of(&self, extents: Option<&[Extent]>, offset: u64) -> Option<Extent> {
-        let extent = match extents {
-            Some(extents) => {
-                *extents.get(extents.partition_point(|extent| extent.end() <= offset))?
-            }
-            None => Extent::between(offset, self.size_bytes),
-        };
-        let rest = Extent::between(extent.offset.max(offset), extent.end());
-        (rest.len > 0).then_some(rest)
+        match extents {
+            Some(extents) => rest_after(extents, offset),
+            None => (offset < self.size_bytes).then(|| Extent::between(offset, self.size_bytes)),
+        }
     }
 
     /// An exception of the object stops the operation, and is raised unchanged.
@@ -232,17 +228,6 @@ impl Tracker for PythonTracker<'_> {
 fn other(known: &Bookmark, found: &str) -> String {
     let (found, expected) = (found.escape_debug(), known.identity.escape_debug());
     format!("it is another source: found {found}, expected {expected}")
-}
-
-/// The extents between those that are given, up to the end.
-fn between(given: &[Extent], size_bytes: u64) -> Vec<Extent> {
-    let starts = std::iter::once(0).chain(given.iter().map(|extent| extent.end()));
-    let ends = given.iter().map(|extent| extent.offset).chain([size_bytes]);
-    starts
-        .zip(ends)
-        .filter(|(start, end)| start < end)
-        .map(|(start, end)| Extent::between(start, end))
-        .collect()
 }
 
 /// What the manifest calls it.

@@ -6,7 +6,7 @@ use super::Archive;
 use crate::base::error::{Error, Result};
 use crate::policy::config::SourceAddress;
 use crate::source::nbd::{NbdOptions, NbdSource};
-use crate::source::{self, DeviceSource, Opened, Source, reflink};
+use crate::source::{self, DeviceSource, Opened, reflink};
 use crate::storage::FileName;
 
 impl Archive {
@@ -37,10 +37,9 @@ impl Archive {
                 reflink::open(&path, self.open_device(&path)?)
             }
             Some(SourceAddress::Nbd(address)) if config.hooks.snapshot.is_none() => {
-                let source = NbdSource::open(&address, &NbdOptions::default())?;
-                Ok(Opened::from(Box::new(source) as Box<dyn Source>))
+                NbdSource::open(&address, &NbdOptions::default()).map(Opened::untracked)
             }
-            _ => Ok(Opened::from(Box::new(self.open_source()?) as Box<dyn Source>)),
+            _ => self.open_source().map(Opened::untracked),
         }
     }
 

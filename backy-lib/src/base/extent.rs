@@ -34,7 +34,15 @@ pub(crate) fn first_after(extents: &[Extent], offset: u64) -> Option<Extent> {
 }
 
 /// The same without what is before `offset`.
-pub(crate) fn rest_after(extents: &[Extent], offset: u64) -> Option<Extent> {
+pub fn rest_after(extents: &[Extent], offset: u64) -> Option<Extent> {
     let found = first_after(extents, offset)?;
     Some(Extent::between(found.offset.max(offset), found.end()))
+}
+
+/// What lies between these extents, which ascend, up to `end`.
+pub fn gaps(extents: &[Extent], end: u64) -> Vec<Extent> {
+    let starts = std::iter::once(0).chain(extents.iter().map(|extent| extent.end()));
+    let ends = extents.iter().map(|extent| extent.offset).chain([end]);
+    let gaps = starts.zip(ends).map(|(start, stop)| Extent::between(start, stop.min(end)));
+    gaps.filter(|gap| gap.len > 0).collect()
 }

@@ -17,7 +17,7 @@
 use super::Source;
 use crate::base::error::Result;
 use crate::base::mark::{ArchiveId, MarkName};
-use crate::format::manifest::Bookmark;
+use crate::format::manifest::{Bookmark, Manifest};
 
 /// Keeps marks at a source, and reports what has changed since one of them.
 pub trait Tracker {
@@ -56,6 +56,24 @@ pub trait Tracker {
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()>;
 }
 
+/// The mark of the newest revision, as far as this tracker has made it; or why there is none. `None` without revisions.
+pub(crate) fn newest_mark<'m>(
+    manifest: &'m Manifest,
+    tracker: &str,
+) -> Option<std::result::Result<(MarkName, &'m Bookmark), String>> {
+    let newest = manifest.revisions.first()?;
+    let known = manifest.mark_of(newest.uuid).zip(newest.bookmark.as_ref());
+    Some(match known {
+        Some((name, bookmark)) if bookmark.tracker == tracker => Ok((name, bookmark)),
+        None => Err(format!("revision {} was made without a mark at the source", newest.uuid)),
+        Some((_, bookmark)) => Err(format!(
+            "the mark of revision {} was made by {}, not by {tracker}",
+            newest.uuid,
+            bookmark.tracker.escape_debug()
+        )),
+    })
+}
+
 /// What came of a mark.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marked {
@@ -90,8 +108,9 @@ pub struct Opened<'s> {
     pub tracker: Option<Box<dyn Tracker + 's>>,
 }
 
-impl<'s> From<Box<dyn Source + 's>> for Opened<'s> {
-    fn from(source: Box<dyn Source + 's>) -> Self {
-        Opened { source, tracker: None }
+impl<'s> Opened<'s> {
+    /// A source that keeps no marks.
+    pub fn untracked(source: impl Source + 's) -> Self {
+        Opened { source: Box::new(source), tracker: None }
     }
 }

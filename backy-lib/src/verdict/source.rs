@@ -11,6 +11,7 @@ use crate::base::report_path::ReportPath;
 use crate::base::revision::RevisionId;
 use crate::policy::config::TrackingMode;
 use crate::policy::rotation;
+use crate::source::tracking::newest_mark;
 use crate::source::{Opened, Source};
 
 /// Version of the JSON of a report; `doc/scripting.md` has the promise.
@@ -110,19 +111,14 @@ fn look(
         report.reason = Some(obstacle);
         return Ok(());
     }
-    let newest = archive.revisions().first();
-    let bookmark = newest.and_then(|newest| Some((newest, newest.bookmark.as_ref()?)));
-    report.reason = match (newest, id.zip(bookmark)) {
+    report.reason = match newest_mark(archive.manifest(), tracker.name()) {
         _ if mode == TrackingMode::Off => Some("mode = \"off\" in backy.toml".to_owned()),
-        (None, _) => Some("there is no revision yet".to_owned()),
-        (Some(_), Some((id, (newest, bookmark)))) if bookmark.tracker == tracker.name() => {
-            let name = MarkName { archive: id, revision: newest.uuid };
+        None => Some("there is no revision yet".to_owned()),
+        Some(Err(why)) => Some(why),
+        Some(Ok((name, bookmark))) => {
             let doubt = judged(tracker.doubt(name, bookmark))?;
-            report.since = Some(newest.uuid).filter(|_| matches!(doubt, Ok(None)));
+            report.since = Some(name.revision).filter(|_| matches!(doubt, Ok(None)));
             doubt.unwrap_or_else(|error| Some(error.to_string()))
-        }
-        (Some(newest), _) => {
-            Some(format!("revision {} was made without a mark at the source", newest.uuid))
         }
     };
     Ok(())

@@ -29,7 +29,7 @@ pub(crate) mod verified;
 
 pub(crate) use crate::base::block_ranges::Ranges;
 use crate::base::digest::Digest;
-use crate::base::mark::ArchiveId;
+use crate::base::mark::{ArchiveId, MarkName};
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::name::{FileName, StagingToken};
@@ -386,6 +386,11 @@ impl Manifest {
             named.extend([revision.file(), revision.digests_file()]);
         }
         named
+    }
+
+    /// The name of the mark of a revision at the source; `None` in an archive that never made one.
+    pub(crate) fn mark_of(&self, revision: RevisionId) -> Option<MarkName> {
+        Some(MarkName { archive: self.archive?, revision })
     }
 
     /// Whether `pull.spool` is ours and of use for the next pull.

@@ -145,14 +145,6 @@ pub fn unchanged(maps: &mut dyn Maps) -> io::Result<Option<Vec<Extent>>> {
     Ok(fits.then(|| joined(extents)))
 }
 
-/// The parts of a file that are not in `same`.
-pub(super) fn between(same: &[Extent], size_bytes: u64) -> Vec<Extent> {
-    let starts = std::iter::once(0).chain(same.iter().map(|extent| extent.end()));
-    let ends = same.iter().map(|extent| extent.offset).chain([size_bytes]);
-    let gaps = starts.zip(ends).map(|(start, end)| Extent::between(start, end.min(size_bytes)));
-    gaps.filter(|gap| gap.len > 0).collect()
-}
-
 /// Adds a part; one that continues the last one is joined with it. What is not ascending is left out.
 fn push(parts: &mut Vec<Same>, part: Same) {
     let ends_at = |last: &Same| last.logical.saturating_add(last.len);

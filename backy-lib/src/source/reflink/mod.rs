@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::base::error::{Error, Result, limit};
-use crate::base::extent::{Extent, rest_after};
+use crate::base::extent::{Extent, gaps, rest_after};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::{Bookmark, SourceIdentity};
 use crate::source::tracking::{Marked, Opened, Tracker};
@@ -196,7 +196,7 @@ impl ReflinkTracker {
         };
         // Whatever was done to the old clone meanwhile would show now.
         match marks::id(&old).is_ok_and(|now| now == bookmark.id) {
-            true => Ok(Ok(extents::between(&same, size))),
+            true => Ok(Ok(gaps(&same, size))),
             false => Ok(Err(format!("the clone {since} changed while it was compared"))),
         }
     }

@@ -195,11 +195,10 @@ impl<'s> BackupSource<'s> {
     }
 
     fn open(self, archive: &Archive) -> Result<Opened<'s>> {
-        let plain = |source| Opened::from(Box::new(source) as Box<dyn Source + 's>);
-        Ok(match self {
-            BackupSource::Config => archive.open_tracked()?,
-            BackupSource::Path(path) => plain(archive.open_device(&path)?),
-            BackupSource::Other(open) => open(archive)?,
-        })
+        match self {
+            BackupSource::Config => archive.open_tracked(),
+            BackupSource::Path(path) => archive.open_device(&path).map(Opened::untracked),
+            BackupSource::Other(open) => open(archive),
+        }
     }
 }

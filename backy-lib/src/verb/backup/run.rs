@@ -28,7 +28,7 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<Option<BackupReport>> {
         let mut none = NoHooks;
-        let open = |_: &Archive| Ok(Opened::from(Box::new(source) as Box<dyn Source + '_>));
+        let open = |_: &Archive| Ok(Opened::untracked(source));
         self.backup_from(open, &mut none, options, clock, observer)
     }
 

@@ -7,10 +7,8 @@ use super::make::Making;
 use super::scan::{OldImage, RateLimit, Scan, Scanned};
 use crate::base::canary::{Bug, planted};
 use crate::base::error::{Error, Result};
-use crate::base::mark::MarkName;
 use crate::base::pipeline::BufferPool;
 use crate::base::progress::{self, Event, Observer, Phase};
-use crate::base::revision::RevisionId;
 use crate::base::units::BlockSize;
 use crate::format::manifest::{
     BlockRange, BlockRanges, Bookmark, Hints, Manifest, Revision, Unreported, Verified,
@@ -18,6 +16,7 @@ use crate::format::manifest::{
 use crate::image::damage;
 use crate::policy::config::TrackingMode;
 use crate::policy::rotation;
+use crate::source::tracking::newest_mark;
 use crate::source::{self, Source, Tracker};
 
 /// Why everything is read, where nothing is wrong with that.
@@ -50,11 +49,6 @@ impl Trust {
     }
 }
 
-/// The name of the mark of a revision; `None` in an archive that never made one.
-fn mark_name(manifest: &Manifest, revision: RevisionId) -> Option<MarkName> {
-    Some(MarkName { archive: manifest.archive?, revision })
-}
-
 /// Removes the marks that the newest revision does not need. A source that does not answer is asked again by the next
 /// backup.
 pub(super) fn settle(
@@ -64,7 +58,7 @@ pub(super) fn settle(
 ) {
     let (Some(tracker), Some(archive)) = (tracker, manifest.archive) else { return };
     let newest = manifest.revisions.first().filter(|newest| newest.bookmark.is_some());
-    let keep = newest.and_then(|newest| mark_name(manifest, newest.uuid));
+    let keep = newest.and_then(|newest| manifest.mark_of(newest.uuid));
     if let Err(error) = tracker.settle(archive, keep) {
         let left = "old marks at the source are left for the next backup to remove";
         context.observer.event(&Event::Note(format!("{left}: {error}")));
@@ -85,7 +79,7 @@ impl Making<'_> {
         let size_bytes = source.size_bytes();
         let is_tracked = tracker.is_some();
         let (bookmark, doubt) = match tracker {
-            Some(tracker) if mode != TrackingMode::Off => self.mark(manifest, newest, tracker)?,
+            Some(tracker) if mode != TrackingMode::Off => self.mark(manifest, tracker)?,
             Some(_) => (None, Some(OFF.to_owned())),
             None => (None, None),
         };
@@ -125,29 +119,19 @@ impl Making<'_> {
     fn mark(
         &self,
         manifest: &Manifest,
-        newest: Option<&Revision>,
         tracker: &mut (dyn Tracker + '_),
     ) -> Result<(Option<Bookmark>, Option<String>)> {
-        let Some(name) = mark_name(manifest, self.order.uuid) else { return Ok((None, None)) };
-        let known = newest.and_then(|newest| newest.bookmark.as_ref());
-        let since = known.filter(|known| known.tracker == tracker.name());
-        let previous = newest.and_then(|newest| mark_name(manifest, newest.uuid));
-        let marked = tracker.mark(name, previous.zip(since))?;
+        let Some(name) = manifest.mark_of(self.order.uuid) else { return Ok((None, None)) };
+        let (since, none) = match newest_mark(manifest, tracker.name()) {
+            Some(Ok(since)) => (Some(since), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        let marked = tracker.mark(name, since)?;
         if planted(Bug::SettledFirst) {
             tracker.settle(name.archive, Some(name))?;
         }
-        let doubt = match (newest, since) {
-            (Some(newest), None) if marked.bookmark.is_some() => Some(match known {
-                None => format!("revision {} was made without a mark at the source", newest.uuid),
-                Some(known) => format!(
-                    "the mark of revision {} was made by {}, not by {}",
-                    newest.uuid,
-                    known.tracker.escape_debug(),
-                    tracker.name()
-                ),
-            }),
-            _ => marked.doubt,
-        };
+        let doubt = none.filter(|_| marked.bookmark.is_some()).or(marked.doubt);
         Ok((marked.bookmark, doubt))
     }
 

@@ -10,7 +10,7 @@ use backy_lib::extent::Extent;
 use backy_lib::format::manifest::SourceIdentity;
 use backy_lib::hooks::{Ended, Hooks, Occasion, Outcome};
 use backy_lib::progress::{Observer, Silent};
-use backy_lib::source::Source;
+use backy_lib::source::{Opened, Source};
 use backy_lib::storage::sim::SimStorage;
 use backy_lib::{BackupOptions, BackupReport, Error, ErrorKind, Result, RevisionId};
 use backy_tests::memory::MemorySource;
@@ -146,10 +146,7 @@ fn backup_with(
     threads: usize,
 ) -> Result<BackupReport> {
     let mut writer = world::writer(disk)?;
-    let open = |_: &backy_lib::Archive| {
-        let source: Box<dyn Source> = Box::new(open()?);
-        Ok(source.into())
-    };
+    let open = |_: &backy_lib::Archive| open().map(Opened::untracked);
     let options = BackupOptions { threads: Some(threads), ..world::options() };
     let done = writer.backup_from(open, hooks, &options, &world::clock(), &Silent)?;
     Ok(done.expect("a forced backup is made"))
