@@ -23,7 +23,7 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   python  the module in .venv against the command
   fleet   runs over --archives archives of 64 MiB against one backup of the same data; needs some 30 GiB
   copy    pulls over a pipe and over a slow line against a backup of the same day, rsync, and restic copy
-  tracked a source that knows what changed (--tracked-size, --sparse-data) against one that does not; needs root
+  tracked sources that know what changed (--tracked-size, --sparse-data) against reading everything; needs root
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with

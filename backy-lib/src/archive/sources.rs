@@ -6,6 +6,7 @@ use super::Archive;
 use crate::base::error::{Error, Result};
 use crate::policy::config::SourceAddress;
 use crate::source::nbd::{NbdOptions, NbdSource};
+use crate::source::qcow2::ImageFile;
 use crate::source::{self, DeviceSource, Opened, reflink};
 use crate::storage::FileName;
 
@@ -36,6 +37,10 @@ impl Archive {
             Some(SourceAddress::Reflink(path)) if !is_made => {
                 reflink::open(&path, self.open_device(&path)?)
             }
+            Some(SourceAddress::Qcow2(path)) if config.hooks.snapshot.is_none() => {
+                let container = self.open_device(&path)?;
+                ImageFile::new(path, config.secret_file).open(&container)
+            }
             Some(SourceAddress::Nbd(address)) if config.hooks.snapshot.is_none() => {
                 NbdSource::open(&address, &NbdOptions::default()).map(Opened::untracked)
             }
@@ -43,7 +48,7 @@ impl Archive {
         }
     }
 
-    /// Whether the configured source is neither a file nor a device.
+    /// Whether the configured source is no file or device that is read as it is.
     pub(crate) fn reads_from_server(&self) -> Result<bool> {
         let config = self.config()?;
         let is_served = |source: &SourceAddress| source.path().is_none();

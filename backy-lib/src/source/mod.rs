@@ -6,6 +6,8 @@ mod device;
 pub mod hooks;
 mod identity;
 pub mod nbd;
+mod program;
+pub(crate) mod qcow2;
 pub mod reflink;
 pub mod tracking;
 

@@ -186,8 +186,15 @@ pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> 
         manifest.in_progress = check_in_progress(progress, &manifest, problems);
     }
     if let Value::Object(source) = &json["source"] {
-        let kinds =
-            ["file", "block device", "Python object", "NBD export", "archive of 2014", "archive"];
+        let kinds = [
+            "file",
+            "block device",
+            "Python object",
+            "NBD export",
+            "qcow2 image",
+            "archive of 2014",
+            "archive",
+        ];
         if fields("source", source, &[("path", Kind::Text), ("kind", Kind::Text)], problems) {
             let kind = source["kind"].as_str().unwrap_or_default();
             problems.expect(kinds.contains(&kind), || format!("source: kind {kind:?}"));

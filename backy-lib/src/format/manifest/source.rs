@@ -135,10 +135,11 @@ impl SourceIdentity {
         });
         Some(format!(
             "source {}: it is a disk image in the format {}; \
-             the image file is backed up as it is, not the disk in it{}",
+             the image file is backed up as it is, not the disk in it{}{}",
             self.path.escape_debug(),
             format.escape_debug(),
-            backing.unwrap_or_default()
+            backing.unwrap_or_default(),
+            if format == "qcow2" { "; for that, set source = \"qcow2:PATH\"" } else { "" }
         ))
     }
 

@@ -8,6 +8,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             source: None,
+            secret_file: None,
             origin: None,
             group: None,
             includes: Vec::new(),

@@ -69,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 35] = [
+pub const KEYS: [Key; 36] = [
     key(
         "",
         "include",
@@ -97,8 +97,17 @@ pub const KEYS: [Key; 35] = [
         None,
         "What to back up: the absolute path of a block device or a file. If it is a symbolic link, every \
          backup follows it. \"reflink:PATH\" is a file on XFS or btrfs, of which a backup reads only what has changed; \
+         \"qcow2:PATH\" is the guest's disk in an image that no virtual machine has open; \
          \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
          describes them.",
+    ),
+    key(
+        "",
+        "secret_file",
+        "\"/etc/backy/mynode.secret\"",
+        None,
+        "For a source \"qcow2:PATH\" that is encrypted: the absolute path of a file with its passphrase and nothing \
+         else, not even the end of a line. Only QEMU reads it.",
     ),
     key(
         "",

@@ -60,6 +60,8 @@ pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What to back up; `None` until somebody fills it in.
     pub source: Option<SourceAddress>,
+    /// The file with the passphrase of an encrypted qcow2 image.
+    pub secret_file: Option<PathBuf>,
     /// The archive that this one is a copy of; never set together with a source.
     pub origin: Option<OriginConfig>,
     /// The archives with which it shares a limit of `backy run`.
@@ -93,6 +95,7 @@ struct RawConfig {
     #[serde(rename = "without")]
     _without: Option<IgnoredAny>,
     source: Option<Spanned<String>>,
+    secret_file: Option<Spanned<String>>,
     group: Option<Spanned<String>>,
     max_chain: Option<Spanned<i64>>,
     compression_level: Option<Spanned<i64>>,
@@ -262,6 +265,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         group: raw.group.map(check_group).transpose()?,
         includes: Vec::new(),
         source: raw.source.map(check_source).transpose()?,
+        secret_file: raw.secret_file.map(|path| check_absolute("secret_file", path)).transpose()?,
         schedule,
         max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
         compression_level: check_level(raw.compression_level)?,

@@ -7,8 +7,9 @@ use crate::base::error::{Error, Result};
 use crate::format::nbd_address::NbdAddress;
 
 /// An example of each kind that is no path.
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 4] = [
     "reflink:/srv/vm/mynode.img",
+    "qcow2:/srv/vm/mynode.qcow2",
     "nbd://host/mynode",
     "nbd+unix:///mynode?socket=/run/mynode.sock",
 ];
@@ -21,6 +22,8 @@ pub enum SourceAddress {
     /// `reflink:PATH`: a file on XFS or btrfs. Backups read a clone of it, and find out from the file system what has
     /// changed.
     Reflink(PathBuf),
+    /// `qcow2:PATH`: the guest's disk in an image file. Backups read it through `qemu-nbd`, and only what has changed.
+    Qcow2(PathBuf),
     /// An export of an NBD server.
     Nbd(NbdAddress),
 }
@@ -34,6 +37,7 @@ impl SourceAddress {
         let Some((scheme, rest)) = scheme(text) else { return absolute(text).map(Self::Path) };
         match scheme {
             "reflink" => absolute(rest).map(Self::Reflink),
+            "qcow2" => absolute(rest).map(Self::Qcow2),
             _ if NbdAddress::is_meant(text) => NbdAddress::parse(text).map(Self::Nbd),
             _ => Err(unknown_scheme(text)),
         }
@@ -51,6 +55,7 @@ impl SourceAddress {
                 path.to_string_lossy().parse().map(Self::Nbd)
             }
             Some(("reflink", rest)) => absolute(Path::new(rest)).map(Self::Reflink),
+            Some(("qcow2", rest)) => absolute(Path::new(rest)).map(Self::Qcow2),
             // A file may have such a name.
             Some(_) if !path.exists() => {
                 let message = unknown_scheme(&path.to_string_lossy());
@@ -60,29 +65,34 @@ impl SourceAddress {
         }
     }
 
-    /// The file or device, if it is one.
+    /// The file or device that is backed up as it is, if it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) | Self::Reflink(path) => Some(path),
-            Self::Nbd(_) => None,
+            Self::Qcow2(_) | Self::Nbd(_) => None,
         }
     }
 
     /// What hooks get as the source: the path if it has one, and otherwise what is written.
     pub(crate) fn hooked(&self) -> PathBuf {
-        self.path().map_or_else(|| self.written(), Path::to_owned)
+        match self {
+            Self::Path(path) | Self::Reflink(path) | Self::Qcow2(path) => path.clone(),
+            Self::Nbd(_) => self.written(),
+        }
     }
 
     /// As it is written, whether or not it is UTF-8.
     pub fn written(&self) -> PathBuf {
+        let with = |scheme: &str, path: &PathBuf| {
+            let mut written = std::ffi::OsString::from(scheme);
+            written.push(path);
+            written.into()
+        };
         match self {
             Self::Path(path) => path.clone(),
+            Self::Reflink(path) => with("reflink:", path),
+            Self::Qcow2(path) => with("qcow2:", path),
             Self::Nbd(address) => address.to_string().into(),
-            Self::Reflink(path) => {
-                let mut written = std::ffi::OsString::from("reflink:");
-                written.push(path);
-                written.into()
-            }
         }
     }
 }
@@ -128,6 +138,7 @@ mod tests {
             "/srv/a:b/c",
             "reflink:/srv/vm/my node.img",
             "reflink:/x:y",
+            "qcow2:/srv/vm/my,node.qcow2",
             "nbd://host/a",
             "nbd+unix:///?socket=/x",
         ] {
@@ -140,6 +151,7 @@ mod tests {
             ("vm.img", "expected an absolute path"),
             ("reflink:vm.img", "found \"vm.img\", expected an absolute path"),
             ("reflink:", "expected an absolute path"),
+            ("qcow2:vm.qcow2", "found \"vm.qcow2\", expected an absolute path"),
             ("ceph:a/b", "unknown kind of source"),
             ("ceph:/a/b", "reflink:/srv/vm/mynode.img"),
             ("nbd+unix:///a", "socket"),

@@ -103,6 +103,7 @@ fn every_mistake_is_reported_with_line_and_column() {
         ("[schedule.\"a b\"]\ninterval = \"1d\"\nkeep = 1", 1, 11, "tag"),
         ("compression_level = 20", 1, 21, "19"),
         ("file_mode = \"0666\"", 1, 13, "0640"),
+        ("secret_file = \"key\"", 1, 15, "absolute path"),
         ("[hooks]\nbefore = 7", 2, 10, "line for the shell"),
         ("[hooks]\nbefore = []", 2, 10, "no program"),
         ("[hooks]\nafter = [\"\", \"x\"]", 2, 9, "no program"),

@@ -12,7 +12,7 @@
 mod command;
 pub mod guard;
 mod held;
-mod process;
+pub(super) mod process;
 mod wire;
 
 use std::ffi::OsString;

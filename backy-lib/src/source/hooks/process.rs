@@ -1,4 +1,4 @@
-//! Runs one hook in a process group of its own, with a time limit, and keeps the end of its output.
+//! Runs one hook or another program in a process group of its own, with a time limit, and keeps the end of its output.
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, Read};
@@ -19,7 +19,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// How soon to retry a hook that could not be started.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long to wait after SIGTERM, and again after SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(in crate::source) const PATIENCE: Duration = Duration::from_secs(5);
 /// How many bytes at the end of a hook's output are kept.
 const OUTPUT_BYTES: usize = 16 << 10;
 /// Longest quotation of output in a message.
@@ -100,7 +100,7 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Ends a process group whose leader this process did not start.
-pub(super) fn end_group(group: Option<i32>) {
+pub(in crate::source) fn end_group(group: Option<i32>) {
     let Some(group) = group.and_then(Pid::from_raw) else { return };
     // It may have exited long ago; no other error could be reported.
     let _ = kill_process_group(group, Signal::TERM);
@@ -132,8 +132,9 @@ fn spawn(
     Ok((child, reader))
 }
 
-/// Waits for the end; returns the reason if the hook failed.
-fn attend(
+/// Waits for the end of a program in a process group of its own; returns the reason if it failed. A program that takes
+/// too long, or has to stop, is ended.
+pub(in crate::source) fn attend(
     child: &mut Child,
     pipe: PipeReader,
     began: Instant,
@@ -230,20 +231,20 @@ fn read_within(reader: &mut Option<PipeReader>, output: &mut Tail, wait: &Timesp
 
 /// The last bytes of a stream.
 #[derive(Default)]
-struct Tail {
+pub(in crate::source) struct Tail {
     bytes: VecDeque<u8>,
     is_cut: bool,
 }
 
 impl Tail {
-    fn push(&mut self, bytes: &[u8]) {
+    pub(in crate::source) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
         let over = self.bytes.len().saturating_sub(OUTPUT_BYTES);
         self.is_cut |= over > 0;
         self.bytes.drain(..over);
     }
 
-    fn lines(self) -> Vec<String> {
+    pub(in crate::source) fn lines(self) -> Vec<String> {
         let bytes: Vec<u8> = self.bytes.into();
         let text = String::from_utf8_lossy(&bytes);
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -254,7 +255,8 @@ impl Tail {
     }
 }
 
-fn shorten(text: &str) -> String {
+/// One line of limited length.
+pub(in crate::source) fn shorten(text: &str) -> String {
     let line = text.trim().replace('\n', "; ");
     match line.char_indices().nth(QUOTED_CHARS) {
         None => line,

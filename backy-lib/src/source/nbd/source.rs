@@ -1,6 +1,7 @@
 //! The source that reads from an export.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -45,6 +46,20 @@ impl NbdSource {
     pub fn open(address: &NbdAddress, options: &NbdOptions) -> Result<Self> {
         let opened = stream::open(address.place(), options.patience);
         let (reader, writer) = opened.map_err(|fault| error(address, &fault))?;
+        Self::over(reader, writer, address, options)
+    }
+
+    /// As [`NbdSource::open`] over a socket that is connected.
+    ///
+    /// # Errors
+    /// As for [`NbdSource::open`].
+    pub(crate) fn over_unix(
+        connected: UnixStream,
+        address: &NbdAddress,
+        options: &NbdOptions,
+    ) -> Result<Self> {
+        let streams = stream::of_unix(connected, options.patience);
+        let (reader, writer) = streams.map_err(|fault| error(address, &fault))?;
         Self::over(reader, writer, address, options)
     }
 

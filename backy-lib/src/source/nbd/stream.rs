@@ -47,12 +47,17 @@ pub(super) fn open(place: &Place, patience: Patience) -> Result<Streams, Fault> 
                     described(&error)
                 )
             })?;
-            let limited = stream.set_read_timeout(Some(patience.silence));
-            let limited = limited.and(stream.set_write_timeout(Some(patience.silence)));
-            limited.map_err(|error| describe_io(&error))?;
-            Ok(halves(stream))
+            of_unix(stream, patience)
         }
     }
+}
+
+/// Both directions of a connection that exists.
+pub(super) fn of_unix(stream: UnixStream, patience: Patience) -> Result<Streams, Fault> {
+    let limited = stream.set_read_timeout(Some(patience.silence));
+    let limited = limited.and(stream.set_write_timeout(Some(patience.silence)));
+    limited.map_err(|error| describe_io(&error))?;
+    Ok(halves(stream))
 }
 
 fn described(error: &io::Error) -> String {

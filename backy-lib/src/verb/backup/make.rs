@@ -193,7 +193,8 @@ impl Making<'_> {
     pub(super) fn threads(&self, source: &dyn Source) -> usize {
         let threads = pipeline::threads(self.context.threads);
         // Nothing reads ahead on a device or a server: while one thread reads, another one digests, even on one core.
-        let is_waited_for = ["block device", "NBD export"].contains(&&*source.identity().kind);
+        let is_waited_for =
+            ["block device", "NBD export", "qcow2 image"].contains(&&*source.identity().kind);
         match self.context.threads {
             None if is_waited_for => threads.max(2),
             _ => threads,

@@ -7,6 +7,7 @@ use crate::archive::{Archive, is_inside};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::units::BlockSize;
 use crate::policy::config::SourceAddress;
+use crate::source::qcow2::ImageFile;
 use crate::source::{DeviceSource, Source, reflink};
 use crate::storage::{FileName, Trust};
 
@@ -106,8 +107,13 @@ struct Found {
 }
 
 fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
-    // A server is not asked: `qemu-nbd` ends after the first who does.
-    let Some(path) = address.path() else { return Ok(Found::default()) };
+    let path = match address {
+        // A server is not asked: `qemu-nbd` ends after the first who does.
+        SourceAddress::Nbd(_) => return Ok(Found::default()),
+        SourceAddress::Path(path) | SourceAddress::Reflink(path) | SourceAddress::Qcow2(path) => {
+            path
+        }
+    };
     let source = DeviceSource::open_if_there(path)?;
     if is_inside(path, folder) {
         let message = format!("it is inside the archive {}", folder.display());
@@ -118,6 +124,7 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
             "source {}: does not exist yet; backups fail until it does",
             path.display()
         )),
+        Some(_) if matches!(address, SourceAddress::Qcow2(_)) => None,
         Some(source) => source.identity().container_note(),
     };
     if let (SourceAddress::Reflink(_), Some(source)) = (address, &source) {
@@ -132,6 +139,17 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
         )),
         _ => None,
     };
+    if let (SourceAddress::Qcow2(path), Some(_)) = (address, &source) {
+        // A virtual machine may have it open now, and none when it is backed up.
+        let size_bytes = ImageFile::new(path.clone(), None).size_bytes()?;
+        let warning = size_bytes.is_none().then(|| {
+            format!(
+                "source {}: a virtual machine or another program has it open for writing; backups fail while it has",
+                path.display()
+            )
+        });
+        return Ok(Found { size_bytes, warning, advice: None });
+    }
     let size_bytes = source.map(|source| source.size_bytes());
     Ok(Found { size_bytes, warning, advice })
 }

@@ -1,0 +1,147 @@
+//! Programs of other packages that a source is read with. Each is found by `PATH` and has a time limit, and what it
+//! says is bounded.
+
+use std::ffi::OsString;
+use std::io::{self, PipeReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::hooks::process::{PATIENCE, Tail, attend, shorten};
+use crate::base::error::describe_io;
+
+/// Longest output that is read.
+const MOST_OUTPUT_BYTES: u64 = 16 << 20;
+
+/// What a shell exits with when it does not find a program; POSIX, "Shell Command Language", 2.8.2.
+pub(super) const NOT_FOUND: i32 = 127;
+
+/// A program, and the Debian package that has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Program {
+    pub name: &'static str,
+    pub package: &'static str,
+}
+
+impl Program {
+    /// Runs it to its end; returns what it has written to standard output.
+    ///
+    /// # Errors
+    /// A sentence: that it is not installed, how it ended with what it wrote to standard error, or that it took too
+    /// long and was stopped.
+    pub(super) fn run(
+        &self,
+        arguments: &[OsString],
+        within: Duration,
+    ) -> std::result::Result<Vec<u8>, String> {
+        let began = Instant::now();
+        let name = self.name;
+        let pipes = io::pipe().and_then(|out| Ok((out, io::pipe()?)));
+        let ((stdout, out), (stderr, err)) = pipes.map_err(|error| self.not_run(&error))?;
+        let mut child = prepared(name, arguments)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .map_err(|error| self.not_run(&error))?;
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || sender.send(limited(stdout)));
+        let mut said = Tail::default();
+        let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
+        if let Some(how) = failure {
+            return Err(format!("'{name}' {how}{}", quoted(&said.lines())));
+        }
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(Ok(output)) if output.len() as u64 <= MOST_OUTPUT_BYTES => Ok(output),
+            Ok(Ok(_)) => Err(format!("'{name}' printed more than {MOST_OUTPUT_BYTES} bytes")),
+            Ok(Err(error)) => {
+                Err(format!("cannot read what '{name}' prints: {}", describe_io(&error)))
+            }
+            Err(_) => Err(format!("'{name}' ended and left its output open")),
+        }
+    }
+
+    /// Why it could not be started.
+    fn not_run(&self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::NotFound => self.not_found(),
+            _ => format!("cannot run '{}': {}", self.name, describe_io(error)),
+        }
+    }
+
+    pub(super) fn not_found(&self) -> String {
+        let Program { name, package } = self;
+        format!("{name} is not installed; install the Debian package {package}")
+    }
+}
+
+/// A command that speaks English, gets no signals from a terminal, and does not report to the service manager.
+pub(super) fn prepared(program: &str, arguments: &[OsString]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir("/")
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("NOTIFY_SOCKET")
+        .process_group(0);
+    command
+}
+
+/// At most one byte more than what is allowed.
+fn limited(pipe: PipeReader) -> io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    pipe.take(MOST_OUTPUT_BYTES + 1).read_to_end(&mut output)?;
+    Ok(output)
+}
+
+/// What a program has written to standard error, for the end of a sentence.
+pub(super) fn quoted(lines: &[String]) -> String {
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|l| !l.is_empty()).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(": {}", shorten(&lines.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHELL: Program = Program { name: "sh", package: "dash" };
+
+    fn run(line: &str, within: Duration) -> std::result::Result<Vec<u8>, String> {
+        SHELL.run(&["-c".into(), line.into()], within)
+    }
+
+    /// Output and error output are kept apart; a failure has the latter, and a missing program its package.
+    #[test]
+    fn the_end_of_a_program_is_reported() {
+        let minute = Duration::from_secs(60);
+        let output = run("echo out; echo err >&2; pwd; echo $LC_ALL", minute);
+        assert_eq!(output, Ok(b"out\n/\nC.UTF-8\n".to_vec()));
+        let failed = run("echo out; echo one >&2; echo >&2; echo two >&2; exit 3", minute);
+        let expected = "'sh' ended with exit status: 3: one; two";
+        assert_eq!(failed, Err(expected.to_owned()));
+        let none = Program { name: "no-such-program", package: "nothing" };
+        let expected = "no-such-program is not installed; install the Debian package nothing";
+        assert_eq!(none.run(&[], minute), Err(expected.to_owned()));
+    }
+
+    /// A program that hangs is stopped, one that prints without end fails, and there is no waiting for what it leaves
+    /// behind.
+    #[test]
+    fn a_program_has_limits() {
+        let minute = Duration::from_secs(60);
+        let late = run("echo waiting >&2; sleep 60", Duration::from_millis(200)).unwrap_err();
+        assert_eq!(late, "'sh' did not end within 0.2 s and was stopped: waiting");
+        let endless = run("yes", minute).unwrap_err();
+        assert!(endless.contains("'sh' ended with") || endless.contains("more than"), "{endless}");
+        let long = run("head -c 20000000 /dev/zero || true", minute).unwrap_err();
+        assert!(long.contains("printed more than 16777216 bytes"), "{long}");
+        let began = Instant::now();
+        let left = run("sleep 30 & echo done", minute).unwrap_err();
+        assert!(left.contains("left its output open"), "{left}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+}
