@@ -281,10 +281,12 @@ def test_a_program_of_another_type_is_refused(wrong: Any, nightly: Archive) -> N
 @pytest.fixture
 def ssh(backy_bin: Path, tmp_path: Path) -> Path:
     """Plays ssh: runs the command on this machine, and prints a line as a host does that greets."""
-    program = tmp_path / "ssh"
+    program, folder = tmp_path / "ssh", tmp_path / "bin"
+    folder.mkdir()
+    (folder / "backy").symlink_to(backy_bin)
     program.write_text(
         '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\necho "welcome to $2" >&2\nshift 2\n'
-        f'PATH="{backy_bin.parent}:$PATH" exec sh -c "$*"\n'
+        f'PATH="{folder}:$PATH" exec sh -c "$*"\n'
     )
     program.chmod(0o755)
     return program
