@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Gives the program its socket, as systemd does (`sd_listen_fds(3)`), so that it cannot be asked before it listens.
 ///
 /// It ends by itself when the connection does; but not before both sides have agreed. So it is killed when nobody holds
-/// the other end of standard output any more, even if this process is killed. It would forget a SIGTERM that comes while
-/// it opens the image.
+/// the other end of standard output any more, even if this process is killed. It would forget a SIGTERM that comes
+/// while it opens the image.
 const SCRIPT: &str = r#"
 exec 3<&0 4<&1 </dev/null >&2
 sh -c 'unset LISTEN_FDNAMES; export LISTEN_PID=$$ LISTEN_FDS=1; exec qemu-nbd "$@" 4<&-' sh "$@" &
