@@ -25,7 +25,7 @@ use crate::format::manifest::SourceIdentity;
 use crate::source::identity::add_content;
 use crate::source::nbd::NbdSource;
 use crate::source::program::Program;
-use crate::source::{DeviceSource, Opened, Source};
+use crate::source::{DeviceSource, Opened, Source, check_not_empty};
 use info::Image;
 use server::Export;
 use tracker::BitmapTracker;
@@ -83,6 +83,7 @@ impl ImageFile {
             identity: OnceLock::new(),
         });
         let source = Box::new(Qcow2Source { shared: Arc::clone(&shared) });
+        check_not_empty(&*source)?;
         Ok(Opened { source, tracker: Some(Box::new(BitmapTracker { shared })) })
     }
 

@@ -83,22 +83,35 @@ impl Tracker for BitmapTracker {
         if let Err(why) = self.change("--add", name) {
             return Ok(Marked::none(format!("a bitmap cannot be made in it: {why}")));
         }
-        let doubt = match since {
+        let mut doubt = match since {
             Some((since, bookmark)) => Self::earlier(&before, since, bookmark),
             None => Some("there is no earlier mark".to_owned()),
         };
-        let since = since.filter(|_| doubt.is_none());
-        let bitmap = since.map(|(since, _)| since.to_string());
-        let export = Export::open(shared.options.clone(), bitmap.as_deref());
-        let export = export.map_err(|why| shared.file.error(&why))?;
-        shared.serve(Some(export), since.is_some());
+        let mut export = None;
+        if let (Some((since, _)), None) = (since, &doubt) {
+            match Export::open(shared.options.clone(), Some(&since.to_string())) {
+                Ok(with_bitmap) => export = Some(with_bitmap),
+                Err(why) => doubt = Some(format!("the bitmap {since} is not served: {why}")),
+            }
+        }
+        let is_tracked = export.is_some();
+        let export = match export {
+            Some(export) => export,
+            None => {
+                let export = Export::open(shared.options.clone(), None);
+                export.map_err(|why| shared.file.error(&why))?
+            }
+        };
+        shared.serve(Some(export), is_tracked);
         // Nobody has written to it since then: it is served.
         let now = shared.file.look()?;
         let (Ok(chain), None) = (&now.chain, now.doubt(name, GRANULARITY)) else {
             return Ok(Marked::none(format!("the bitmap {name} is not as it was made")));
         };
         let bookmark = Bookmark::new(TRACKER, ID.to_owned(), chain.clone(), GRANULARITY);
-        let changed = since.and_then(|(since, known)| Self::earlier(&now, since, known));
+        let changed = since
+            .filter(|_| is_tracked)
+            .and_then(|(since, known)| Self::earlier(&now, since, known));
         Ok(Marked { bookmark: Some(bookmark), doubt: doubt.or(changed) })
     }
 

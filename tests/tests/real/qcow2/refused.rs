@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use backy_tests::qemu;
+use serde_json::Value;
 
 use super::{BYTES, Scene, address, create, guest, reason, users, with};
 use crate::mounted::until;
@@ -154,6 +155,12 @@ fn images_without_bitmaps_are_read_whole() {
 #[test]
 fn bad_images_and_programs_are_refused() {
     let Some(mut scene) = Scene::new() else { return };
+    let empty = scene.path("empty");
+    works(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", text(&empty), "0"]));
+    let archive = scene.path("of nothing");
+    works(&mut backy(&archive, &["init", &address(&empty)]));
+    let output = run(&mut backy(&archive, &["backup"]));
+    assert!(words(&output).contains("it is empty: found 0 bytes"), "{}", words(&output));
     for (name, part) in [("raw", "not in qcow2 format"), ("none", "does not exist yet")] {
         let file = scene.path(name);
         if name == "raw" {
@@ -198,6 +205,21 @@ fn bad_images_and_programs_are_refused() {
     let (hints, _) = scene.backup();
     assert!(hints["since"].is_string(), "{hints}");
     assert_eq!(scene.bitmaps().len(), 1);
+    // A server that does not know the bitmap is no reason to have no backup.
+    let programs = tempfile::tempdir().expect("a temporary folder");
+    let path = programs.path().join("qemu-nbd");
+    let script = "case \"$*\" in *--bitmap*) echo 'no such bitmap' >&2; exit 1;; esac";
+    let script = format!("#!/bin/sh\n{script}\nPATH={real}\nexec qemu-nbd \"$@\"\n");
+    fs::write(&path, script).expect("write a program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set its mode");
+    let path = format!("PATH={}:{real}", text(programs.path()));
+    let output = run(&mut with(&[&path], &scene.site.backy(&["backup", "--force", "--json"])));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let hints = &report["revision"]["hints"];
+    assert!(reason(hints).ends_with("no such bitmap"), "{hints}");
+    let state = scene.disk();
+    scene.site.push(report["revision"]["uuid"].as_str().expect("a UUID"), &state);
+    scene.site.check_at_rest();
     let output = run(&mut scene.site.backy(&["restore"]));
     assert!(words(&output).contains("name a target"), "{}", words(&output));
 }
