@@ -6,8 +6,10 @@ mod device;
 pub mod hooks;
 mod identity;
 pub mod nbd;
+pub(crate) mod output;
 mod program;
 pub(crate) mod qcow2;
+mod qemu_nbd;
 pub mod reflink;
 pub mod tracking;
 

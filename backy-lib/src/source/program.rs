@@ -2,13 +2,13 @@
 //! says is bounded.
 
 use std::ffi::OsString;
-use std::io::{self, PipeReader, Read};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::hooks::process::{PATIENCE, Tail, attend, shorten};
+use super::hooks::process::{Tail, attend, shorten};
+use super::output::{Output, Unread};
 use crate::base::error::describe_io;
 
 /// Longest output that is read.
@@ -39,27 +39,25 @@ impl Program {
         let name = self.name;
         let pipes = io::pipe().and_then(|out| Ok((out, io::pipe()?)));
         let ((stdout, out), (stderr, err)) = pipes.map_err(|error| self.not_run(&error))?;
+        let output = Output::of(stdout, MOST_OUTPUT_BYTES).map_err(|error| self.not_run(&error))?;
         let mut child = prepared(name, arguments)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .spawn()
             .map_err(|error| self.not_run(&error))?;
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || sender.send(limited(stdout)));
         let mut said = Tail::default();
         let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
         if let Some(how) = failure {
             return Err(format!("'{name}' {how}{}", quoted(&said.lines())));
         }
-        match receiver.recv_timeout(PATIENCE) {
-            Ok(Ok(output)) if output.len() as u64 <= MOST_OUTPUT_BYTES => Ok(output),
-            Ok(Ok(_)) => Err(format!("'{name}' printed more than {MOST_OUTPUT_BYTES} bytes")),
-            Ok(Err(error)) => {
-                Err(format!("cannot read what '{name}' prints: {}", describe_io(&error)))
+        output.all().map_err(|why| match why {
+            Unread::StillOpen => format!("'{name}' ended and left its output open"),
+            Unread::TooLong => format!("'{name}' printed more than {MOST_OUTPUT_BYTES} bytes"),
+            Unread::Failed(error) => {
+                format!("cannot read what '{name}' prints: {}", describe_io(&error))
             }
-            Err(_) => Err(format!("'{name}' ended and left its output open")),
-        }
+        })
     }
 
     /// Why it could not be started.
@@ -86,13 +84,6 @@ pub(super) fn prepared(program: &str, arguments: &[OsString]) -> Command {
         .env_remove("NOTIFY_SOCKET")
         .process_group(0);
     command
-}
-
-/// At most one byte more than what is allowed.
-fn limited(pipe: PipeReader) -> io::Result<Vec<u8>> {
-    let mut output = Vec::new();
-    pipe.take(MOST_OUTPUT_BYTES + 1).read_to_end(&mut output)?;
-    Ok(output)
 }
 
 /// What a program has written to standard error, for the end of a sentence.

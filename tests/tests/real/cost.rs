@@ -119,9 +119,7 @@ fn the_level_of_compression_counts() {
         let place = temp.path().join(level.to_string());
         fs::create_dir(&place).expect("make a folder");
         let mut site = Site::with_backups(&place, &states[..1]);
-        let config = site.folder.join("backy.toml");
-        let wanted = fs::read_to_string(&config).expect("read the config");
-        fs::write(&config, format!("compression_level = {level}\n{wanted}")).expect("write it");
+        site.configure(|config| format!("compression_level = {level}\n{config}"));
         site.backup(&states[1]);
         let delta = site.files().into_iter().find(|name| name.ends_with(".qcow2"));
         let delta = allocated(&site.folder.join(delta.expect("a delta")));

@@ -114,10 +114,8 @@ fn results_are_durable() {
     let undo = temp.path().join("undo");
     let args = ["restore", "--force", "--undo", text(&undo), &file("there")];
     is_durable("an undo archive", &site.backy(&args), temp.path(), &undo);
-    let config = site.folder.join("backy.toml");
-    let wanted = fs::read_to_string(&config).expect("read the config");
-    let textfile = format!("{wanted}\n[monitoring]\ntextfile = \"{}\"\n", file("node.prom"));
-    fs::write(&config, textfile).expect("write the config");
+    let textfile = format!("\n[monitoring]\ntextfile = \"{}\"\n", file("node.prom"));
+    site.configure(|config| config + &textfile);
     check("a textfile", &["backup", "--force"]);
 }
 

@@ -18,9 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Adds hooks to the config of an archive.
 pub(crate) fn configure(site: &Site, hooks: &str) {
-    let path = site.folder.join("backy.toml");
-    let config = fs::read_to_string(&path).expect("read the config");
-    fs::write(&path, format!("{config}\n[hooks]\n{hooks}\n")).expect("write the config");
+    site.configure(|config| format!("{config}\n[hooks]\n{hooks}\n"));
 }
 
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {

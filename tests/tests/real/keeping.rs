@@ -177,10 +177,8 @@ fn maintenance_killed_at_every_sync() {
 fn making_a_revision_standalone_killed_at_every_sync() {
     in_place(|place| {
         let trial = Trial::new(place, 36, &["maintenance"], &[]);
-        let config = trial.base.folder.join("backy.toml");
-        let text = fs::read_to_string(&config).expect("read backy.toml");
         // Above the tables, which do not include it.
-        fs::write(&config, format!("max_chain = 1\n{text}")).expect("write backy.toml");
+        trial.base.configure(|config| format!("max_chain = 1\n{config}"));
         let syncs = trial.killed_at_each("fdatasync");
         assert!(syncs >= 6, "making a revision standalone has more than {syncs} syncs of files");
         trial.killed_at_each("fsync");

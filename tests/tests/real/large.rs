@@ -205,9 +205,7 @@ impl Large {
         self.check("rolled back");
         self.states[0].write(&self.site.source);
         self.backup(&self.states[0].clone());
-        let config = self.site.folder.join("backy.toml");
-        let wanted = fs::read_to_string(&config).expect("read the config");
-        fs::write(&config, format!("max_chain = 1\n{wanted}")).expect("write the config");
+        self.site.configure(|config| format!("max_chain = 1\n{config}"));
         works(&mut self.site.backy(&["maintenance", "-k", "9"]));
         let manifest = fs::read(self.site.folder.join("manifest.json")).expect("the manifest");
         let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");

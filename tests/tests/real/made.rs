@@ -80,9 +80,7 @@ fn file_mode_applies_to_all_new_files() {
         let place = temp.path().join(umask);
         fs::create_dir(&place).expect("make a folder");
         let site = open_site(&place);
-        let config = site.folder.join("backy.toml");
-        let wanted = fs::read_to_string(&config).expect("read the config");
-        fs::write(&config, format!("file_mode = \"0640\"\n{wanted}")).expect("write the config");
+        site.configure(|config| format!("file_mode = \"0640\"\n{config}"));
         for seed in 0..3 {
             site.write_source(&noise(seed, MIB));
             under(umask, &site.backy(&["backup", "--force"]));
@@ -106,9 +104,7 @@ fn restored_files_are_private_to_their_owner() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = open_site(temp.path());
     // The mode of the archive's files does not apply to restored files.
-    let config = site.folder.join("backy.toml");
-    let wanted = fs::read_to_string(&config).expect("read the config");
-    fs::write(&config, format!("file_mode = \"0644\"\n{wanted}")).expect("write the config");
+    site.configure(|config| format!("file_mode = \"0644\"\n{config}"));
     backups(&site, 2);
     let out = |name: &str| temp.path().join(name);
     under("0", &site.backy(&["restore", text(&out("new"))]));

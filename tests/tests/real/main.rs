@@ -53,6 +53,7 @@ mod site;
 mod sources;
 mod space;
 mod sparse;
+mod stand_ins;
 mod strace;
 mod threads;
 mod torture;

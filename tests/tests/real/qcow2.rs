@@ -5,7 +5,6 @@ mod refused;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +14,7 @@ use serde_json::Value;
 use crate::mounted::until;
 use crate::processes::Running;
 use crate::site::{Site, backy, noise, run, text, words, works};
+use crate::stand_ins::{GRANDPARENT, PARENT, kill_at_each, with};
 
 const MIB: u64 = 1 << 20;
 const BYTES: u64 = 12 * MIB;
@@ -89,12 +89,6 @@ impl Scene {
     fn bitmaps(&self) -> Vec<String> {
         bitmaps(&self.site.source)
     }
-
-    fn configure(&self, lines: &str) {
-        let path = self.site.folder.join("backy.toml");
-        let config = fs::read_to_string(&path).expect("read the config");
-        fs::write(&path, format!("{lines}\n{config}")).expect("write the config");
-    }
 }
 
 fn address(image: &Path) -> String {
@@ -144,13 +138,6 @@ fn qemu_img(args: &[&str], image: &Path) {
 
 fn reason(hints: &Value) -> &str {
     hints["reason"].as_str().unwrap_or_else(|| panic!("no reason: {hints}"))
-}
-
-/// The same command with other settings in its environment.
-fn with(settings: &[&String], command: &Command) -> Command {
-    let mut env = Command::new("env");
-    env.args(settings).arg(command.get_program()).args(command.get_args());
-    env
 }
 
 /// Processes that have this file among their arguments.
@@ -309,58 +296,35 @@ fn what_no_bitmap_records_is_a_doubt() {
     scene.site.check_at_rest();
 }
 
-/// A backup that is killed whenever it runs a program of QEMU, before that has done its work or after: nothing goes on
-/// running, the next backup reads only what has changed, and one mark is left.
+/// A backup is killed at each program of QEMU that it runs, before that has done its work or after. Then no process of
+/// the backup is left, the next backup reads only what has changed, and one bitmap is left.
 #[test]
 fn a_killed_backup_leaves_no_bitmap_for_long() {
     let Some(mut scene) = Scene::new() else { return };
     scene.backup();
-    let programs = scene.path("programs");
-    fs::create_dir(&programs).expect("make a folder");
-    let count = scene.path("count");
-    // A shell stands between backy and `qemu-nbd`.
-    let above = "$(cut -d ' ' -f 4 /proc/$PPID/stat)";
-    for (program, backy) in [("qemu-img", "$PPID"), ("qemu-nbd", above)] {
-        let real = works(Command::new("sh").args(["-c", &format!("command -v {program}")]));
-        let real = String::from_utf8(real).expect("a path");
-        let script = format!(
-            "#!/bin/sh\necho x >>{0}\n\
-             if [ $(wc -l <{0}) = \"$KILL_AT\" ]; then kill -9 {2}; $KILL_THEN; fi\nexec {1} \"$@\"\n",
-            text(&count),
-            real.trim(),
-            backy,
-        );
-        let path = programs.join(program);
-        fs::write(&path, script).expect("write a program");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make it executable");
-    }
-    let path = format!("{}:{}", text(&programs), std::env::var("PATH").expect("a PATH"));
-    let mut killed = 0;
-    for then in ["exit 1", "true"] {
-        for at in 1.. {
-            scene.io(&[&format!("write -P {at} {at}M 1000")]);
-            fs::write(&count, []).expect("forget the count");
-            let settings =
-                [&format!("PATH={path}"), &format!("KILL_AT={at}"), &format!("KILL_THEN={then}")];
-            let output = run(&mut with(&settings, &scene.site.backy(&["backup", "--force"])));
+    let mut round = 0;
+    let killed =
+        kill_at_each(&[("qemu-img", PARENT), ("qemu-nbd", GRANDPARENT)], |at, settings| {
+            round += 1;
+            scene.io(&[&format!("write -P {round} {}M 1000", round % 11)]);
+            let output = run(&mut with(settings, &scene.site.backy(&["backup", "--force"])));
             let image = &scene.site.source;
             until("everything of the backup has ended", || users(image) == 0);
             let state = scene.disk();
             scene.site.reconcile(&[], Some(&state));
             if output.status.success() {
-                break;
+                return true;
             }
-            assert_eq!(output.status.code(), None, "{then} {at}: {}", words(&output));
-            killed += 1;
+            assert_eq!(output.status.code(), None, "{at}: {}", words(&output));
             let output = run(&mut scene.site.backy(&["backup", "--force", "--json"]));
-            assert!(output.status.success(), "{then} {at}: {}", words(&output));
+            assert!(output.status.success(), "{at}: {}", words(&output));
             let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
             scene.site.push(report["revision"]["uuid"].as_str().expect("a UUID"), &state);
             let hints = &report["revision"]["hints"];
-            assert!(hints["since"].is_string(), "{then} {at}: {hints}");
-            assert_eq!(scene.bitmaps().len(), 1, "{then} {at}");
-        }
-    }
+            assert!(hints["since"].is_string(), "{at}: {hints}");
+            assert_eq!(scene.bitmaps().len(), 1, "{at}");
+            false
+        });
     assert!(killed >= 12, "only {killed} moments");
     scene.site.check_at_rest();
 }
@@ -381,9 +345,7 @@ fn only_bitmaps_of_the_archive_are_removed() {
         assert_eq!(hints["since"].is_string(), round > 0, "{hints}");
         assert_eq!(scene.bitmaps().len(), 3);
     }
-    let path = scene.site.folder.join("backy.toml");
-    let config = fs::read_to_string(&path).expect("read the config");
-    fs::write(&path, config + "[tracking]\nmode = \"off\"\n").expect("write the config");
+    scene.site.configure(|config| config + "[tracking]\nmode = \"off\"\n");
     scene.backup();
     let left = scene.bitmaps();
     assert!(left.len() == 2 && left.contains(&mine.to_owned()), "{left:?}");

@@ -248,9 +248,7 @@ fn zfs() {
     let now = fs::read(machine.volume("zvol/tank/mynode")).expect("read the volume");
     assert!(now != before && machine.backup() == now, "the second one is not the second snapshot");
     assert_eq!(machine.book(), format!("{once}{once}"));
-    let config = machine.site.folder.join("backy.toml");
-    let settings = fs::read_to_string(&config).expect("read the config");
-    fs::write(&config, settings.replace("mynode@backy", "mynode")).expect("write the config");
+    machine.site.configure(|config| config.replace("mynode@backy", "mynode"));
     let message = fails(&mut machine.backy(&["backup", "--force"]));
     assert!(message.contains("has no @ and name"), "{message}");
     assert!(machine.volume("zvol/tank/mynode").exists(), "the volume was destroyed");

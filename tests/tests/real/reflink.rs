@@ -285,9 +285,7 @@ fn without_clones_everything_is_read() {
     let looked = works(&mut scene.site.backy(&["source", "--json"]));
     let looked: Value = serde_json::from_slice(&looked).expect("a report");
     assert!(looked["reason"].as_str().expect("a reason").contains("cannot clone"), "{looked}");
-    let config = fs::read_to_string(scene.site.folder.join("backy.toml")).expect("read");
-    fs::write(scene.site.folder.join("backy.toml"), config + "[tracking]\nmode = \"require\"\n")
-        .expect("write");
+    scene.site.configure(|config| config + "[tracking]\nmode = \"require\"\n");
     let output = run(&mut scene.site.backy(&["backup", "--force"]));
     assert!(!output.status.success());
     assert!(words(&output).contains("mode = \"require\""), "{}", words(&output));

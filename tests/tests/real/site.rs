@@ -58,6 +58,13 @@ impl Site {
     }
 
     /// Gives the source, a file, new content.
+    /// Changes `backy.toml`.
+    pub(crate) fn configure(&self, change: impl FnOnce(String) -> String) {
+        let path = self.folder.join("backy.toml");
+        let config = fs::read_to_string(&path).expect("read the config");
+        fs::write(path, change(config)).expect("write the config");
+    }
+
     pub(crate) fn write_source(&self, state: &[u8]) {
         fs::write(&self.source, state).expect("write the source");
     }

@@ -19,7 +19,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// How soon to retry a hook that could not be started.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long to wait after SIGTERM, and again after SIGKILL.
-pub(in crate::source) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How many bytes at the end of a hook's output are kept.
 const OUTPUT_BYTES: usize = 16 << 10;
 /// Longest quotation of output in a message.

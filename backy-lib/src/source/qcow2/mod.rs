@@ -10,7 +10,6 @@
 //! image itself is not identified.
 
 mod info;
-mod server;
 mod tracker;
 
 use std::ffi::{OsStr, OsString};
@@ -25,13 +24,12 @@ use crate::format::manifest::SourceIdentity;
 use crate::source::identity::add_content;
 use crate::source::nbd::NbdSource;
 use crate::source::program::Program;
+use crate::source::qemu_nbd::Export;
 use crate::source::{DeviceSource, Opened, Source, check_not_empty};
 use info::Image;
-use server::Export;
 use tracker::BitmapTracker;
 
 const QEMU_IMG: Program = Program { name: "qemu-img", package: "qemu-utils" };
-const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
 
 /// How long `qemu-img` may take.
 const WITHIN: Duration = Duration::from_secs(5 * 60);

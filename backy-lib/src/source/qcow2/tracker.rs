@@ -6,11 +6,11 @@ use std::sync::Arc;
 use rustix::fs::{Access, access};
 
 use super::info::Image;
-use super::server::Export;
 use super::{QEMU_IMG, Shared, WITHIN};
 use crate::base::error::{Result, describe_io};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
+use crate::source::qemu_nbd::Export;
 use crate::source::tracking::{Marked, Tracker};
 
 /// Its name in bookmarks.

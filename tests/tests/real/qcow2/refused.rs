@@ -1,16 +1,16 @@
 //! What keeps an image from being backed up, or from keeping a bitmap: each has its message.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use backy_tests::qemu;
 use serde_json::Value;
 
-use super::{BYTES, Scene, address, create, guest, reason, users, with};
+use super::{BYTES, Scene, address, create, guest, reason, users};
 use crate::mounted::until;
 use crate::site::{Site, backy, noise, run, text, words, works};
+use crate::stand_ins::{StandIns, real, with};
 
 /// A virtual machine that has the image open: no backup, advice, and nothing is left at the image or in the archive.
 #[test]
@@ -77,11 +77,10 @@ fn encrypted_images_are_read_decrypted() {
     refused(&scene, "it is encrypted; set secret_file");
     let wrong = scene.path("wrong");
     fs::write(&wrong, b"correct horse\n").expect("write a passphrase");
-    scene.configure(&format!("secret_file = \"{}\"", text(&wrong)));
+    let wrong_one = format!("secret_file = \"{}\"\n", text(&wrong));
+    scene.site.configure(|config| wrong_one + &config);
     refused(&scene, "Invalid password");
-    let config = scene.site.folder.join("backy.toml");
-    let lines = fs::read_to_string(&config).expect("read the config");
-    fs::write(&config, lines.replace(text(&wrong), text(&secret))).expect("write the config");
+    scene.site.configure(|config| config.replace(text(&wrong), text(&secret)));
     scene.backup_of(&bytes);
     works(Command::new("qemu-io").args([
         "--object",
@@ -140,9 +139,7 @@ fn images_without_bitmaps_are_read_whole() {
         }
         let looked = works(&mut scene.site.backy(&["source"]));
         assert!(String::from_utf8_lossy(&looked).contains(why), "{why}");
-        let path = scene.site.folder.join("backy.toml");
-        let config = fs::read_to_string(&path).expect("read the config");
-        fs::write(&path, config + "[tracking]\nmode = \"require\"\n").expect("write the config");
+        scene.site.configure(|config| config + "[tracking]\nmode = \"require\"\n");
         let output = run(&mut scene.site.backy(&["backup", "--force"]));
         assert!(words(&output).contains(why), "{}", words(&output));
         assert_eq!(output.status.code(), Some(1));
@@ -173,7 +170,6 @@ fn bad_images_and_programs_are_refused() {
     scene.backup();
     let marks = scene.bitmaps();
     let before = scene.site.contents();
-    let real = std::env::var("PATH").expect("a PATH");
     for (program, script, part) in [
         ("qemu-img", None, "install the Debian package qemu-utils"),
         ("qemu-img", Some("echo '[]'"), "describes no qcow2 image"),
@@ -184,16 +180,11 @@ fn bad_images_and_programs_are_refused() {
         ("qemu-nbd", Some("exit 0"), "qemu-nbd"),
         ("qemu-nbd", Some("kill -9 $$"), "qemu-nbd"),
     ] {
-        let programs = tempfile::tempdir().expect("a temporary folder");
-        if let Some(script) = script {
-            let path = programs.path().join(program);
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write a program");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set its mode");
-        }
-        let path = match script {
-            Some(_) => format!("PATH={}:{real}", text(programs.path())),
-            None => format!("PATH={}", text(programs.path())),
+        let stand_ins = match script {
+            Some(script) => StandIns::new().with(program, script),
+            None => StandIns::new(),
         };
+        let path = if script.is_some() { stand_ins.first() } else { stand_ins.only() };
         let output = run(&mut with(&[&path], &scene.site.backy(&["backup", "--force"])));
         let said = words(&output);
         assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{part}: {said}");
@@ -206,13 +197,12 @@ fn bad_images_and_programs_are_refused() {
     assert!(hints["since"].is_string(), "{hints}");
     assert_eq!(scene.bitmaps().len(), 1);
     // A server that does not know the bitmap is no reason to have no backup.
-    let programs = tempfile::tempdir().expect("a temporary folder");
-    let path = programs.path().join("qemu-nbd");
-    let script = "case \"$*\" in *--bitmap*) echo 'no such bitmap' >&2; exit 1;; esac";
-    let script = format!("#!/bin/sh\n{script}\nPATH={real}\nexec qemu-nbd \"$@\"\n");
-    fs::write(&path, script).expect("write a program");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set its mode");
-    let path = format!("PATH={}:{real}", text(programs.path()));
+    let script = format!(
+        "case \"$*\" in *--bitmap*) echo 'no such bitmap' >&2; exit 1;; esac\nexec {} \"$@\"",
+        text(&real("qemu-nbd"))
+    );
+    let stand_ins = StandIns::new().with("qemu-nbd", &script);
+    let path = stand_ins.first();
     let output = run(&mut with(&[&path], &scene.site.backy(&["backup", "--force", "--json"])));
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     let hints = &report["revision"]["hints"];

@@ -1,4 +1,4 @@
-//! The guest's disk, served by a `qemu-nbd` of our own for one connection.
+//! What QEMU can open, served by a `qemu-nbd` of our own for one connection.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use uuid::Uuid;
 
-use super::QEMU_NBD;
+use super::hooks::process::{Tail, end_group};
+use super::nbd::{NbdAddress, NbdOptions, NbdSource};
+use super::program::{NOT_FOUND, Program, prepared, quoted};
 use crate::base::error::{Error, describe_io};
 use crate::base::fork::{Maker, Withheld};
-use crate::source::hooks::process::{Tail, end_group};
-use crate::source::nbd::{NbdAddress, NbdOptions, NbdSource};
-use crate::source::program::{NOT_FOUND, prepared, quoted};
+
+pub(super) const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
 
 /// Where the folder with the socket is, for the moment until it is connected: the path of a socket is short.
 const FOLDER: &str = "/tmp";
@@ -58,12 +59,12 @@ pub(super) struct Export {
 }
 
 impl Export {
-    /// Starts the program and connects to it.
+    /// Starts the program with these arguments, which name what it opens, and connects to it.
     ///
     /// # Errors
-    /// A sentence: that it is not installed, or why it does not serve the image.
+    /// A sentence: that it is not installed, or why it does not serve that.
     pub(super) fn open(
-        image: Vec<OsString>,
+        opened: Vec<OsString>,
         bitmap: Option<&str>,
     ) -> std::result::Result<Self, String> {
         let failed = |error: io::Error| format!("cannot run 'qemu-nbd': {}", describe_io(&error));
@@ -72,20 +73,19 @@ impl Export {
         if let Some(bitmap) = bitmap {
             words.push(format!("--bitmap={bitmap}").into());
         }
-        words.extend(image);
+        words.extend(opened);
         let (held, hold) = io::pipe().map_err(failed)?;
         let (stderr, writer) = io::pipe().map_err(failed)?;
+        let said = Arc::new(Mutex::new(Tail::default()));
+        let kept = Arc::clone(&said);
+        let reader = std::thread::Builder::new().spawn(move || keep(stderr, &kept));
+        let reader = Some(reader.map_err(failed)?);
         let child = prepared("/bin/sh", &words)
             .stdin(OwnedFd::from(listener))
             .stdout(OwnedFd::from(held))
             .stderr(writer)
             .spawn()
             .map_err(failed)?;
-        let said = Arc::new(Mutex::new(Tail::default()));
-        let reader = Some(std::thread::spawn({
-            let said = Arc::clone(&said);
-            move || keep(stderr, &said)
-        }));
         let hold = Some(Withheld::new(hold));
         let mut export = Export { nbd: None, child, hold, said, reader, maker: Maker::this() };
         let address = NbdAddress::parse("nbd+unix:///?socket=/qemu-nbd")?;
