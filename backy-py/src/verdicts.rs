@@ -13,7 +13,7 @@ report! {
     SourceIdentity of backy_lib::format::manifest::SourceIdentity {
         /// Its path, or its name when it has no path.
         path(r) = r.path;
-        /// "file", "block device", "Python object" or "NBD export".
+        /// As in the manifest, such as "file", "block device" or "qcow2 image".
         kind(r) = r.kind;
         /// World wide name of the disk, if it is known.
         wwid(r) = r.wwid;

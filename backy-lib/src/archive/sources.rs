@@ -7,7 +7,7 @@ use crate::base::error::{Error, Result};
 use crate::policy::config::SourceAddress;
 use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::qcow2::ImageFile;
-use crate::source::{self, DeviceSource, Opened, reflink};
+use crate::source::{self, DeviceSource, Opened, qmp, reflink};
 use crate::storage::FileName;
 
 impl Archive {
@@ -40,6 +40,9 @@ impl Archive {
             Some(SourceAddress::Qcow2(path)) if config.hooks.snapshot.is_none() => {
                 let container = self.open_device(&path)?;
                 ImageFile::new(path, config.secret_file).open(&container)
+            }
+            Some(SourceAddress::Qmp(address)) if config.hooks.snapshot.is_none() => {
+                qmp::open(address, config.tracking.scratch, self.manifest().archive)
             }
             Some(SourceAddress::Nbd(address)) if config.hooks.snapshot.is_none() => {
                 NbdSource::open(&address, &NbdOptions::default()).map(Opened::untracked)

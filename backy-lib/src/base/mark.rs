@@ -44,6 +44,14 @@ pub struct MarkName {
     pub revision: RevisionId,
 }
 
+impl MarkName {
+    /// A name that nothing has yet, for what an archive keeps at its source only while that is read.
+    pub(crate) fn passing(archive: Option<ArchiveId>) -> Self {
+        let archive = archive.unwrap_or_else(|| ArchiveId(Uuid::now_v7()));
+        MarkName { archive, revision: RevisionId::from(Uuid::now_v7()) }
+    }
+}
+
 impl fmt::Display for MarkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if planted(Bug::MarkWithoutUuid) {

@@ -12,4 +12,5 @@ pub(crate) mod name;
 pub(crate) mod nbd_address;
 pub mod partitions;
 pub mod qcow2;
+pub(crate) mod qmp_address;
 pub mod readme;

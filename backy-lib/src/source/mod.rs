@@ -2,6 +2,7 @@
 //!
 //! A [`Source`] is only read. Its size is the one when it was opened: a backup of a source that changes its size fails.
 
+mod backing;
 mod device;
 pub mod hooks;
 mod identity;
@@ -10,7 +11,9 @@ pub(crate) mod output;
 mod program;
 pub(crate) mod qcow2;
 mod qemu_nbd;
+pub mod qmp;
 pub mod reflink;
+mod served;
 pub mod tracking;
 
 use std::path::PathBuf;
@@ -28,6 +31,11 @@ pub use tracking::{Marked, Opened, Tracker};
 pub trait Source: Sync {
     /// Its identity, for the manifest.
     fn identity(&self) -> SourceIdentity;
+
+    /// Where it is and what kind of source: its identity as far as nothing has to be read for it.
+    fn place(&self) -> SourceIdentity {
+        self.identity()
+    }
 
     /// Size in bytes when the source was opened.
     fn size_bytes(&self) -> u64;
@@ -89,6 +97,10 @@ impl<S: Source + ?Sized> Source for &S {
         (**self).identity()
     }
 
+    fn place(&self) -> SourceIdentity {
+        (**self).place()
+    }
+
     fn size_bytes(&self) -> u64 {
         (**self).size_bytes()
     }
@@ -147,12 +159,12 @@ pub fn check_not_empty(source: &dyn Source) -> Result<()> {
         return Ok(());
     }
     let message = "it is empty: found 0 bytes; no backup was made, all revisions stay".to_owned();
-    Err(Error::Source { path: PathBuf::from(source.identity().path), message })
+    Err(Error::Source { path: PathBuf::from(source.place().path), message })
 }
 
 pub(crate) fn size_changed(source: &dyn Source, now: u64) -> Error {
     Error::Source {
-        path: PathBuf::from(source.identity().path),
+        path: PathBuf::from(source.place().path),
         message: format!(
             "its size changed while it was read: found {now} bytes, expected {}",
             source.size_bytes()

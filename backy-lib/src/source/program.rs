@@ -24,6 +24,9 @@ pub(super) struct Program {
     pub package: &'static str,
 }
 
+pub(super) const QEMU_IMG: Program = Program { name: "qemu-img", package: "qemu-utils" };
+pub(super) const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
+
 impl Program {
     /// Runs it to its end; returns what it has written to standard output.
     ///

@@ -16,11 +16,10 @@ use uuid::Uuid;
 
 use super::hooks::process::{Tail, end_group};
 use super::nbd::{NbdAddress, NbdOptions, NbdSource};
-use super::program::{NOT_FOUND, Program, prepared, quoted};
+use super::program::{NOT_FOUND, QEMU_NBD, prepared, quoted};
+use super::served::Server;
 use crate::base::error::{Error, describe_io};
 use crate::base::fork::{Maker, Withheld};
-
-pub(super) const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
 
 /// Where the folder with the socket is, for the moment until it is connected: the path of a socket is short.
 const FOLDER: &str = "/tmp";
@@ -97,10 +96,6 @@ impl Export {
         Ok(export)
     }
 
-    pub(super) fn nbd(&self) -> Option<&NbdSource> {
-        self.nbd.as_ref()
-    }
-
     /// What the program has said itself explains more than that the connection has ended.
     fn explained(mut self, error: Error) -> String {
         let message = match error {
@@ -137,6 +132,12 @@ impl Export {
             let _ = reader.join();
         }
         status?.code()
+    }
+}
+
+impl Server for Export {
+    fn nbd(&self) -> Option<&NbdSource> {
+        self.nbd.as_ref()
     }
 }
 

@@ -90,7 +90,7 @@ fn look(
     report: &mut SourceReport,
 ) -> Result<()> {
     let source: &dyn Source = &*opened.source;
-    report.kind = Some(source.identity().kind);
+    report.kind = Some(source.place().kind);
     report.size_bytes = Some(source.size_bytes());
     report.reason = Some("the source cannot report what has changed".to_owned());
     let Some(tracker) = &opened.tracker else { return Ok(()) };

@@ -1100,7 +1100,7 @@ class Bookmark(Report):
     __match_args__ = ("tracker", "id", "identity", "granularity")
     @property
     def tracker(self) -> str:
-        """What keeps it: "python" for an object, "reflink" for a clone, "qcow2" for a bitmap."""
+        """What keeps it: "python" for an object, "reflink" for a clone, "qcow2" and "qmp" for a bitmap."""
     @property
     def id(self) -> str:
         """What distinguishes it from another mark with the same name; of an object what `mark` returned."""
@@ -1897,7 +1897,7 @@ class SourceIdentity(Report):
         """Its path, or its name when it has no path."""
     @property
     def kind(self) -> str:
-        """"file", "block device", "Python object" or "NBD export"."""
+        """As in the manifest, such as "file", "block device" or "qcow2 image"."""
     @property
     def wwid(self) -> str | None:
         """World wide name of the disk, if it is known."""

@@ -117,6 +117,7 @@ fn written(config: &Config) -> String {
     let within = config.tracking.verify_within.as_secs();
     let mode = config.tracking.mode.as_str();
     let _ = writeln!(text, "[tracking]\nmode = \"{mode}\"\nverify_within = \"{within}s\"");
+    let _ = writeln!(text, "scratch = {}", written_path(&config.tracking.scratch));
     write_monitoring(&mut text, &config.monitoring);
     text
 }

@@ -43,6 +43,7 @@ mod planted;
 mod powercut;
 mod processes;
 mod qcow2;
+mod qmp;
 mod rare;
 mod readers;
 mod readonly;

@@ -57,7 +57,6 @@ impl Site {
         backy(&self.folder, args)
     }
 
-    /// Gives the source, a file, new content.
     /// Changes `backy.toml`.
     pub(crate) fn configure(&self, change: impl FnOnce(String) -> String) {
         let path = self.folder.join("backy.toml");
@@ -65,6 +64,7 @@ impl Site {
         fs::write(path, change(config)).expect("write the config");
     }
 
+    /// Gives the source, a file, new content.
     pub(crate) fn write_source(&self, state: &[u8]) {
         fs::write(&self.source, state).expect("write the source");
     }

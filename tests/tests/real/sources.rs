@@ -12,6 +12,7 @@ use backy_tests::qemu;
 use serde_json::Value;
 
 use crate::disks::Disk;
+use crate::qmp::Machine;
 use crate::site::{backy, noise, text, works};
 
 const BYTES: usize = 8 << 20;
@@ -158,4 +159,15 @@ fn the_recipe_for_an_nbd_server_works() {
     };
     let second = follow("An NBD server", folder.path(), &disk, &change);
     assert_eq!(second["hints"], Value::Null, "{second}");
+}
+
+/// A disk of a machine that runs.
+#[test]
+fn the_recipe_for_a_running_machine_works() {
+    let Some(machine) = Machine::start("qcow2") else { return };
+    let place = machine.path("");
+    let change = |_: &Path| machine.write(1 << 20, b"changed");
+    let second = follow("A virtual machine that runs", &place, &|_| machine.disk(), &change);
+    assert!(second["hints"]["since"].is_string(), "{second}");
+    assert_eq!(second["read_bytes"], 64 << 10, "{second}");
 }

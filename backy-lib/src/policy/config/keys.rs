@@ -69,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 36] = [
+pub const KEYS: [Key; 37] = [
     key(
         "",
         "include",
@@ -98,6 +98,7 @@ pub const KEYS: [Key; 36] = [
         "What to back up: the absolute path of a block device or a file. If it is a symbolic link, every \
          backup follows it. \"reflink:PATH\" is a file on XFS or btrfs, of which a backup reads only what has changed; \
          \"qcow2:PATH\" is the guest's disk in an image that no virtual machine has open; \
+         \"qmp:SOCKET/DISK\" is a disk of a virtual machine that runs, with the socket of QEMU's monitor; \
          \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
          describes them.",
     ),
@@ -249,6 +250,14 @@ pub const KEYS: [Key; 36] = [
         Some("\"30d\""),
         "The longest time that a block may go without being compared with the source, whatever that reports. Each \
          backup reads its share, those blocks first that were compared longest ago.",
+    ),
+    key(
+        "tracking",
+        "scratch",
+        "\"/srv/scratch\"",
+        Some("\"/var/tmp\""),
+        "For a source \"qmp:SOCKET/DISK\": an absolute path of a folder, where QEMU keeps what the virtual machine \
+         overwrites while backy reads its disk.",
     ),
     key(
         "drill",

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Result};
 use crate::format::nbd_address::NbdAddress;
+use crate::format::qmp_address::QmpAddress;
 
 /// An example of each kind that is no path.
-const EXAMPLES: [&str; 4] = [
+const EXAMPLES: [&str; 5] = [
     "reflink:/srv/vm/mynode.img",
     "qcow2:/srv/vm/mynode.qcow2",
+    "qmp:/run/mynode.qmp/virtio0",
     "nbd://host/mynode",
     "nbd+unix:///mynode?socket=/run/mynode.sock",
 ];
@@ -24,6 +26,8 @@ pub enum SourceAddress {
     Reflink(PathBuf),
     /// `qcow2:PATH`: the guest's disk in an image file. Backups read it through `qemu-nbd`, and only what has changed.
     Qcow2(PathBuf),
+    /// `qmp:SOCKET/DISK`: a disk of a virtual machine that runs, read as it is at one moment, and only what has changed.
+    Qmp(QmpAddress),
     /// An export of an NBD server.
     Nbd(NbdAddress),
 }
@@ -38,6 +42,7 @@ impl SourceAddress {
         match scheme {
             "reflink" => absolute(rest).map(Self::Reflink),
             "qcow2" => absolute(rest).map(Self::Qcow2),
+            "qmp" => QmpAddress::parse(rest).map(Self::Qmp),
             _ if NbdAddress::is_meant(text) => NbdAddress::parse(text).map(Self::Nbd),
             _ => Err(unknown_scheme(text)),
         }
@@ -56,6 +61,9 @@ impl SourceAddress {
             }
             Some(("reflink", rest)) => absolute(Path::new(rest)).map(Self::Reflink),
             Some(("qcow2", rest)) => absolute(Path::new(rest)).map(Self::Qcow2),
+            Some(("qmp", rest)) => QmpAddress::parse(rest)
+                .map(Self::Qmp)
+                .map_err(|message| Error::Specification { message: format!("source: {message}") }),
             // A file may have such a name.
             Some(_) if !path.exists() => {
                 let message = unknown_scheme(&path.to_string_lossy());
@@ -69,7 +77,7 @@ impl SourceAddress {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) | Self::Reflink(path) => Some(path),
-            Self::Qcow2(_) | Self::Nbd(_) => None,
+            Self::Qcow2(_) | Self::Qmp(_) | Self::Nbd(_) => None,
         }
     }
 
@@ -77,7 +85,7 @@ impl SourceAddress {
     pub(crate) fn hooked(&self) -> PathBuf {
         match self {
             Self::Path(path) | Self::Reflink(path) | Self::Qcow2(path) => path.clone(),
-            Self::Nbd(_) => self.written(),
+            Self::Qmp(_) | Self::Nbd(_) => self.written(),
         }
     }
 
@@ -92,6 +100,7 @@ impl SourceAddress {
             Self::Path(path) => path.clone(),
             Self::Reflink(path) => with("reflink:", path),
             Self::Qcow2(path) => with("qcow2:", path),
+            Self::Qmp(address) => address.to_string().into(),
             Self::Nbd(address) => address.to_string().into(),
         }
     }
@@ -139,6 +148,7 @@ mod tests {
             "reflink:/srv/vm/my node.img",
             "reflink:/x:y",
             "qcow2:/srv/vm/my,node.qcow2",
+            "qmp:/run/my node.qmp/drive-scsi0",
             "nbd://host/a",
             "nbd+unix:///?socket=/x",
         ] {

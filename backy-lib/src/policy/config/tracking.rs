@@ -1,9 +1,12 @@
 //! `[tracking]`: how far a backup relies on what the source reports about changes.
 
+use std::path::PathBuf;
+
 use jiff::SignedDuration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::source::absolute;
 use super::{Flaw, flaw, parse_time};
 
 /// When to rely on what the source reports.
@@ -36,12 +39,14 @@ pub struct Tracking {
     pub mode: TrackingMode,
     /// The longest time that a block may go without being compared with the source.
     pub verify_within: SignedDuration,
+    /// The folder for what a running virtual machine overwrites during a backup.
+    pub scratch: PathBuf,
 }
 
 impl Default for Tracking {
     fn default() -> Self {
         let verify_within = SignedDuration::from_hours(30 * 24);
-        Tracking { mode: TrackingMode::default(), verify_within }
+        Tracking { mode: TrackingMode::default(), verify_within, scratch: "/var/tmp".into() }
     }
 }
 
@@ -50,6 +55,7 @@ impl Default for Tracking {
 pub(super) struct RawTracking {
     mode: Option<Spanned<String>>,
     verify_within: Option<Spanned<String>>,
+    scratch: Option<Spanned<String>>,
 }
 
 pub(super) fn check(raw: RawTracking) -> Result<Tracking, Flaw> {
@@ -66,8 +72,12 @@ pub(super) fn check(raw: RawTracking) -> Result<Tracking, Flaw> {
     let within = raw.verify_within.map(|text| {
         parse_time("verify_within", text.get_ref()).map_err(|message| flaw(&text, message))
     });
+    let scratch = raw.scratch.map(|text| {
+        absolute(text.get_ref()).map_err(|message| flaw(&text, format!("scratch: {message}")))
+    });
     Ok(Tracking {
         mode: mode.transpose()?.unwrap_or(default.mode),
         verify_within: within.transpose()?.unwrap_or(default.verify_within),
+        scratch: scratch.transpose()?.unwrap_or(default.scratch),
     })
 }

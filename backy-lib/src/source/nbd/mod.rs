@@ -25,6 +25,7 @@ use crate::format::nbd_address::MOST_NAME_BYTES;
 
 pub use crate::format::nbd_address::NbdAddress;
 pub use source::{NbdOptions, NbdSource};
+pub(in crate::source) use stream::open_unix;
 
 /// Longest payload of a reply to an option.
 const MOST_OPTION_BYTES: u32 = 16 << 10;

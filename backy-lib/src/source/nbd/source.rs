@@ -163,11 +163,15 @@ fn error(address: &NbdAddress, message: &str) -> Error {
 impl Source for NbdSource {
     fn identity(&self) -> SourceIdentity {
         let read = || {
-            let mut identity = SourceIdentity::new(self.address.to_string(), "NBD export");
+            let mut identity = self.place();
             add_content(&mut identity, self);
             identity
         };
         self.identity.get_or_init(read).clone()
+    }
+
+    fn place(&self) -> SourceIdentity {
+        SourceIdentity::new(self.address.to_string(), "NBD export")
     }
 
     fn size_bytes(&self) -> u64 {

@@ -83,7 +83,8 @@ fn open_tcp(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn open_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
+/// Connects to a socket, whose queue may be full for so long.
+pub(in crate::source) fn open_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
     let since = Instant::now();
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -1,15 +1,9 @@
 //! What `qemu-img info` says of an image. It is not believed further than its types and lengths go.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use serde::Deserialize;
 
 use crate::base::mark::{ArchiveId, MarkName};
-
-/// Longest chain of backing files whose changes are looked for: more cost more than reading everything.
-const MOST_BACKING_FILES: usize = 64;
+use crate::source::backing;
 
 /// An image, as far as a backup needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +80,7 @@ impl Image {
             })
             .collect();
         let Data { compat, data_file, bitmaps } = specific.data;
-        let chain = chain(&parts);
+        let chain = backing::identify(parts.iter().map(|part| part.filename.as_str()));
         let obstacle = match (compat.as_deref(), data_file) {
             (Some("0.10"), _) => Some(
                 "an image of version 2 keeps no bitmaps; 'qemu-img amend -f qcow2 -o compat=1.1' makes it version 3"
@@ -129,35 +123,10 @@ impl Image {
     }
 }
 
-/// What identifies the backing files as they are. They are only read, so that a change of one shows that the chain is
-/// another one, or that somebody has written below the image, which its bitmaps do not record.
-fn chain(parts: &[Part]) -> std::result::Result<String, String> {
-    if parts.len() > MOST_BACKING_FILES {
-        let count = parts.len();
-        return Err(format!("found {count} backing files, expected at most {MOST_BACKING_FILES}"));
-    }
-    let mut out = Vec::new();
-    for part in parts {
-        let path = Path::new(&part.filename);
-        let shown = part.filename.escape_debug();
-        let found = fs::metadata(path).ok().filter(|found| found.is_file() && path.is_absolute());
-        let Some(found) = found else {
-            return Err(format!(
-                "its backing file {shown} is no local file, of which a change would show"
-            ));
-        };
-        let (inode, size, at, nanos) =
-            (found.ino(), found.len(), found.ctime(), found.ctime_nsec());
-        out.push(format!("inode {inode} of {size} bytes, changed at {at}.{nanos:09}"));
-    }
-    Ok(match out.is_empty() {
-        true => "no backing file".to_owned(),
-        false => format!("backing file {}", out.join(", then ")),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use jiff::Timestamp;
     use proptest::prelude::*;
 
@@ -235,7 +204,7 @@ mod tests {
             (r#","data-file":"d.raw""#, String::new(), "in another file, d.raw"),
             ("", part("/dev/null"), "its backing file /dev/null is no local file"),
             ("", part("nbd://host"), "its backing file nbd://host is no local file"),
-            ("", backing.repeat(65), "found 65 backing files, expected at most 64"),
+            ("", backing.repeat(65), "found more than 64 backing files"),
         ] {
             let found = image(top, &rest).obstacle.unwrap();
             assert!(found.contains(expected), "{found}");

@@ -15,7 +15,7 @@ mod tracker;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::base::error::{Error, Result};
@@ -23,13 +23,12 @@ use crate::base::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::source::identity::add_content;
 use crate::source::nbd::NbdSource;
-use crate::source::program::Program;
+use crate::source::program::QEMU_IMG;
 use crate::source::qemu_nbd::Export;
+use crate::source::served::Served;
 use crate::source::{DeviceSource, Opened, Source, check_not_empty};
 use info::Image;
 use tracker::BitmapTracker;
-
-const QEMU_IMG: Program = Program { name: "qemu-img", package: "qemu-utils" };
 
 /// How long `qemu-img` may take.
 const WITHIN: Duration = Duration::from_secs(5 * 60);
@@ -76,7 +75,7 @@ impl ImageFile {
             own: self.options(&image, false)?,
             file: self,
             size_bytes: image.size_bytes,
-            served: RwLock::default(),
+            served: Served::not_yet(),
             place,
             identity: OnceLock::new(),
         });
@@ -153,49 +152,17 @@ struct Shared {
     /// Without.
     own: Vec<OsString>,
     size_bytes: u64,
-    served: RwLock<Served>,
+    served: Served<Export>,
     /// Where the image is.
     place: SourceIdentity,
     identity: OnceLock<SourceIdentity>,
 }
 
-#[derive(Default)]
-struct Served {
-    /// `None` until somebody reads.
-    export: Option<Export>,
-    /// Whether it has a bitmap of what may have changed.
-    is_tracked: bool,
-}
-
 impl Shared {
     /// Lets something read the guest's disk, which is served from now on.
     fn read<T>(&self, read: impl FnOnce(&NbdSource) -> Result<T>) -> Result<T> {
-        let served = self.served();
-        if let Some(nbd) = served.export.as_ref().and_then(Export::nbd) {
-            return read(nbd).map_err(|error| self.of_server(error));
-        }
-        drop(served);
-        {
-            let mut served = self.served.write().unwrap_or_else(|poison| poison.into_inner());
-            if served.export.is_none() {
-                let export = Export::open(self.options.clone(), None);
-                served.export = Some(export.map_err(|why| self.file.error(&why))?);
-            }
-        }
-        let served = self.served();
-        let nbd = served.export.as_ref().and_then(Export::nbd);
-        let nbd = nbd.ok_or_else(|| self.file.error("it is not served any more"))?;
-        read(nbd).map_err(|error| self.of_server(error))
-    }
-
-    fn served(&self) -> RwLockReadGuard<'_, Served> {
-        self.served.read().unwrap_or_else(|poison| poison.into_inner())
-    }
-
-    /// Has it served anew, or no more.
-    fn serve(&self, export: Option<Export>, is_tracked: bool) {
-        let mut served = self.served.write().unwrap_or_else(|poison| poison.into_inner());
-        *served = Served { export, is_tracked };
+        let open = || Export::open(self.options.clone(), None).map_err(|why| self.file.error(&why));
+        self.served.read(open, |nbd| read(nbd).map_err(|error| self.of_server(error)))
     }
 
     /// The address of our own server says nothing to anybody.
@@ -216,11 +183,15 @@ impl Source for Qcow2Source {
     fn identity(&self) -> SourceIdentity {
         let read = || {
             let mut identity =
-                SourceIdentity { container: None, backing_file: None, ..self.shared.place.clone() };
+                SourceIdentity { container: None, backing_file: None, ..self.place() };
             add_content(&mut identity, self);
             identity
         };
         self.shared.identity.get_or_init(read).clone()
+    }
+
+    fn place(&self) -> SourceIdentity {
+        self.shared.place.clone()
     }
 
     fn size_bytes(&self) -> u64 {
@@ -244,7 +215,7 @@ impl Source for Qcow2Source {
     }
 
     fn gives_hints(&self) -> bool {
-        self.shared.served().is_tracked
+        self.shared.served.is_tracked()
     }
 
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {

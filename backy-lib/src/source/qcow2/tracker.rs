@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rustix::fs::{Access, access};
 
 use super::info::Image;
-use super::{QEMU_IMG, Shared, WITHIN};
+use super::{Shared, WITHIN};
 use crate::base::error::{Result, describe_io};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
+use crate::source::program::QEMU_IMG;
 use crate::source::qemu_nbd::Export;
 use crate::source::tracking::{Marked, Tracker};
 
@@ -75,7 +76,7 @@ impl Tracker for BitmapTracker {
 
     fn mark(&mut self, name: MarkName, since: Option<(MarkName, &Bookmark)>) -> Result<Marked> {
         let shared = &self.shared;
-        shared.serve(None, false);
+        shared.served.replace(None, false);
         let before = shared.file.look()?;
         if let Some(why) = self.unwritable(&before) {
             return Ok(Marked::none(why));
@@ -102,7 +103,7 @@ impl Tracker for BitmapTracker {
                 export.map_err(|why| shared.file.error(&why))?
             }
         };
-        shared.serve(Some(export), is_tracked);
+        shared.served.replace(Some(export), is_tracked);
         // Nobody has written to it since then: it is served.
         let now = shared.file.look()?;
         let (Ok(chain), None) = (&now.chain, now.doubt(name, GRANULARITY)) else {
@@ -129,7 +130,7 @@ impl Tracker for BitmapTracker {
 
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
         // Nothing can be written to it while it is served.
-        self.shared.serve(None, false);
+        self.shared.served.replace(None, false);
         for name in self.marks(archive)?.into_iter().filter(|name| Some(*name) != keep) {
             self.change("--remove", name).map_err(|why| self.shared.file.error(&why))?;
         }

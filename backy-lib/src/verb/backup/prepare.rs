@@ -147,9 +147,9 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
             source.size_bytes(),
             block_size.bytes()
         );
-        return Err(Error::Source { path: source.identity().path.into(), message });
+        return Err(Error::Source { path: source.place().path.into(), message });
     }
-    let name_bytes = source.identity().path.len();
+    let name_bytes = source.place().path.len();
     if name_bytes > MAX_NAME_BYTES {
         let message = format!(
             "the name of the source is {name_bytes} bytes long, expected at most {MAX_NAME_BYTES}"

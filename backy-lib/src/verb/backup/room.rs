@@ -83,6 +83,10 @@ impl Source for Outline<'_> {
         self.0.identity()
     }
 
+    fn place(&self) -> SourceIdentity {
+        self.0.place()
+    }
+
     fn size_bytes(&self) -> u64 {
         self.0.size_bytes()
     }

@@ -144,7 +144,7 @@ impl Making<'_> {
             "everything would have to be read, and [tracking] in backy.toml says mode = \"require\": {reason}; \
              'backy backup --read-all' reads everything once"
         );
-        Err(Error::Source { path: source.identity().path.into(), message })
+        Err(Error::Source { path: source.place().path.into(), message })
     }
 
     /// Compares the blocks whose turn it is. If one differs, the report of the source is not used.

@@ -110,6 +110,8 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
     let path = match address {
         // A server is not asked: `qemu-nbd` ends after the first who does.
         SourceAddress::Nbd(_) => return Ok(Found::default()),
+        // The virtual machine need not run now.
+        SourceAddress::Qmp(_) => return Ok(Found::default()),
         SourceAddress::Path(path) | SourceAddress::Reflink(path) | SourceAddress::Qcow2(path) => {
             path
         }
