@@ -31,9 +31,49 @@ impl RevisionId {
 }
 
 fn version_7(time: Timestamp) -> Uuid {
+    #[cfg(feature = "testing")]
+    if let Some(uuid) = seeded::version_7(time) {
+        return uuid;
+    }
     let seconds = u64::try_from(time.as_second()).unwrap_or(0);
     let nanoseconds = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
     Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanoseconds))
+}
+
+/// Names by a seed, for tests that compare what several runs of one operation leave.
+#[cfg(feature = "testing")]
+pub mod seeded {
+    use std::cell::Cell;
+    use std::hash::{BuildHasher, RandomState};
+
+    use jiff::Timestamp;
+    use uuid::{Builder, Uuid};
+
+    thread_local! {
+        static NEXT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// Another seed at each call.
+    pub fn seed() -> u64 {
+        RandomState::new().hash_one(())
+    }
+
+    /// Runs `operation`. The names that it makes in this thread follow from `seed`.
+    pub fn names<T>(seed: u64, operation: impl FnOnce() -> T) -> T {
+        let before = NEXT.replace(Some(seed));
+        let result = operation();
+        NEXT.set(before);
+        result
+    }
+
+    pub(super) fn version_7(time: Timestamp) -> Option<Uuid> {
+        let number = NEXT.get()?;
+        NEXT.set(Some(number.wrapping_add(1)));
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&number.to_be_bytes());
+        let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
+        Some(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
+    }
 }
 
 impl From<Uuid> for RevisionId {

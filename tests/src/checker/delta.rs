@@ -1,6 +1,7 @@
 //! One delta: header, layout, entries, content, reference counts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use zstd::bulk::Decompressor;
 use zstd::zstd_safe;
@@ -8,7 +9,7 @@ use zstd::zstd_safe;
 use super::digests::{LOST, Table, ZERO};
 use super::manifest::Manifest;
 use super::qcow2::{Entry, Qcow2};
-use super::{Problems, sha256};
+use super::{Problems, is_zero, sha256};
 
 /// A delta that can be read, and which blocks it holds.
 pub(super) struct Delta<'a> {
@@ -53,30 +54,39 @@ pub(super) fn check<'a>(
             return None;
         }
     };
-    let mut expect = |is_so, what: String| problems.expect(is_so, || format!("{name}: {what}"));
-    if !expect(image.cluster == manifest.block_size, format!("clusters of {}", image.cluster)) {
+    // Formatted only when it does not hold.
+    let mut expect =
+        |is_so, what: fmt::Arguments| problems.expect(is_so, || format!("{name}: {what}"));
+    if !expect(image.cluster == manifest.block_size, format_args!("clusters of {}", image.cluster))
+    {
         return None;
     }
     let virtual_bytes = manifest.revisions[number].size_bytes.next_multiple_of(512);
-    expect(image.virtual_bytes == virtual_bytes, format!("virtual size {}", image.virtual_bytes));
+    expect(
+        image.virtual_bytes == virtual_bytes,
+        format_args!("virtual size {}", image.virtual_bytes),
+    );
     let features = image.incompatible & !1;
-    expect(features == 8, format!("incompatible features {features:#x}"));
+    expect(features == 8, format_args!("incompatible features {features:#x}"));
     let is_writing = manifest.is_merging(number) || (number == 0 && manifest.has_overlay());
-    expect(!image.is_dirty() || is_writing, "the dirty bit is set".to_owned());
-    expect(image.head_end <= 512, format!("the header ends at {}", image.head_end));
+    expect(!image.is_dirty() || is_writing, format_args!("the dirty bit is set"));
+    expect(image.head_end <= 512, format_args!("the header ends at {}", image.head_end));
     let padding = image.bytes(512, image.cluster - 512).unwrap_or_default();
-    expect(padding.iter().all(|byte| *byte == 0), "no zeros behind the header".to_owned());
+    expect(is_zero(padding), format_args!("no zeros behind the header"));
     let extensions: &[u32] = if image.backing.is_some() { &[0xe279_2aca] } else { &[] };
-    expect(image.extensions == extensions, format!("extensions {:x?}", image.extensions));
+    expect(image.extensions == extensions, format_args!("extensions {:x?}", image.extensions));
     let format = image.backing.as_deref().map(|backing| match backing {
         "last.raw" => "raw",
         _ => "qcow2",
     });
     let found = image.backing_format.as_deref();
-    expect(found == format, format!("backing file format {found:?}, expected {format:?}"));
+    expect(found == format, format_args!("backing file format {found:?}, expected {format:?}"));
     let allowed = backing_files(number, manifest);
     let found = &image.backing;
-    expect(allowed.contains(found), format!("backing file {found:?}, expected one of {allowed:?}"));
+    expect(
+        allowed.contains(found),
+        format_args!("backing file {found:?}, expected one of {allowed:?}"),
+    );
     let layout = Layout::new(image.cluster, virtual_bytes);
     let places = [
         ("reference count table", image.table_offset, image.cluster),
@@ -86,12 +96,13 @@ pub(super) fn check<'a>(
     ];
     let mut is_laid_out = true;
     for (what, found, expected) in places {
-        is_laid_out &= expect(found == expected, format!("{what} {found}, expected {expected}"));
+        is_laid_out &=
+            expect(found == expected, format_args!("{what} {found}, expected {expected}"));
     }
     for table in 0..layout.l1_entries {
         let expected = (1 << 63) | (layout.l2_offset + table * image.cluster);
         let found = image.l1_entry(table);
-        is_laid_out &= expect(found == expected, format!("L1 entry {table} is {found:#x}"));
+        is_laid_out &= expect(found == expected, format_args!("L1 entry {table} is {found:#x}"));
     }
     if !is_laid_out {
         return None;
@@ -102,7 +113,7 @@ pub(super) fn check<'a>(
         match image.entry(block) {
             Entry::NotHeld => {}
             entry if block >= blocks => {
-                expect(false, format!("block {block} is behind the end: {entry:x?}"));
+                expect(false, format_args!("block {block} is behind the end: {entry:x?}"));
             }
             entry => {
                 held.insert(block, entry);
@@ -208,23 +219,30 @@ impl Delta<'_> {
             count(place, cluster);
         }
         let hosts = (image.raw.len() as u64).div_ceil(cluster);
+        // Both ascend: one walk through both.
+        let mut referred = counts.iter().peekable();
         for (number, &place) in (0..).zip(&blocks) {
             let first = number * per_block;
-            // Without a block nothing is counted. Where nothing is referred to, that is right.
-            let referred = counts.range(first..first + per_block);
-            let all: Vec<u64> = match place {
-                0 => referred.map(|(host, _)| *host).collect(),
-                _ => (first..first + per_block).collect(),
-            };
-            for host in all {
-                let at = host - first;
-                let found = if place == 0 { 0 } else { u64::from(image.refcount(place, at)) };
-                let expected = counts.get(&host).copied().unwrap_or(0);
+            let mut compare = |host: u64, found: u64, expected: u64| {
                 // A cluster that nothing refers to may stay allocated.
                 let is_kept = expected == 0 && found == 1 && host < hosts;
                 problems.expect(found == expected || is_kept, || {
                     format!("{name}: cluster {host} is counted {found} times, expected {expected}")
                 });
+            };
+            if place == 0 {
+                // Without a block nothing is counted. Where nothing is referred to, that is right.
+                while let Some((&host, &expected)) =
+                    referred.next_if(|(host, _)| **host < first + per_block)
+                {
+                    compare(host, 0, expected);
+                }
+                continue;
+            }
+            for host in first..first + per_block {
+                let expected = referred.next_if(|(counted, _)| **counted == host);
+                let found = image.refcount(place, host - first);
+                compare(host, found.into(), expected.map_or(0, |(_, count)| *count));
             }
         }
     }
@@ -264,8 +282,8 @@ impl Delta<'_> {
                 }
             };
             let (own, padding) = content.split_at(manifest.block_bytes(number, *block));
-            expect(own.iter().any(|byte| *byte != 0), "is zero, and no zero cluster");
-            expect(padding.iter().all(|byte| *byte == 0), "not padded with zeros");
+            expect(!is_zero(own), "is zero, and no zero cluster");
+            expect(is_zero(padding), "not padded with zeros");
             expect(sha256(&[own]) == digest, "is not what its digest says");
         }
     }

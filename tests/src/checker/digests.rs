@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::manifest::{Manifest, Revision};
-use super::{Problems, be_u32, be_u64, sha256};
+use super::{Problems, be_u32, be_u64, is_zero, sha256};
 
 const HEADER: usize = 4096;
 
@@ -50,7 +50,7 @@ pub(super) fn check<'a>(
     is_right &= expect(be_u32(head, 28) == 0, "bytes 28 to 31 are not zero");
     let checksum = sha256(&[&head[..32], identity]);
     is_right &= expect(head[32..64] == checksum, "the checksum of the header is wrong");
-    expect(head[64 + length..].iter().all(|byte| *byte == 0), "no zeros behind the identity");
+    expect(is_zero(&head[64 + length..]), "no zeros behind the identity");
     is_right &= expect(table.len() as u64 == 32 * blocks, "the table has another length");
     check_identity(name, identity, revision, manifest.block_size, problems);
     is_right.then_some(Table(table))

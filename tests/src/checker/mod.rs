@@ -72,20 +72,31 @@ impl Problems {
 }
 
 fn be_u16(bytes: &[u8], at: usize) -> u16 {
-    number(bytes, at, 2) as u16
+    u16::from_be_bytes(field(bytes, at))
 }
 
 fn be_u32(bytes: &[u8], at: usize) -> u32 {
-    number(bytes, at, 4) as u32
+    u32::from_be_bytes(field(bytes, at))
 }
 
 fn be_u64(bytes: &[u8], at: usize) -> u64 {
-    number(bytes, at, 8)
+    u64::from_be_bytes(field(bytes, at))
 }
 
-/// A big-endian number. What is behind the end is zero.
-fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
-    (at..at + len).fold(0, |value, at| value << 8 | u64::from(bytes.get(at).copied().unwrap_or(0)))
+/// The bytes of a number. What is behind the end is zero.
+fn field<const LEN: usize>(bytes: &[u8], at: usize) -> [u8; LEN] {
+    let rest = bytes.get(at..).unwrap_or_default();
+    rest.first_chunk().copied().unwrap_or_else(|| {
+        let mut padded = [0; LEN];
+        padded[..rest.len()].copy_from_slice(rest);
+        padded
+    })
+}
+
+/// Whether all bytes are zero. By comparing many at once: the tests check tens of thousands of archives.
+fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {

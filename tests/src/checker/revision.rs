@@ -3,7 +3,7 @@
 use super::delta::{self, Delta};
 use super::digests::{self, LOST, ZERO};
 use super::manifest::Manifest;
-use super::{Files, Problems, hex, sha256};
+use super::{Files, Problems, hex, is_zero, sha256};
 
 /// Checks all revisions, from the newest on.
 pub(super) fn check(files: &Files, manifest: &Manifest, problems: &mut Problems) {
@@ -83,7 +83,7 @@ fn check_newest(
         if !is_standalone {
             own[..stored.len()].copy_from_slice(stored);
         }
-        let is_zero = own.iter().all(|byte| *byte == 0);
+        let is_zero = is_zero(own);
         let expected = if is_zero { ZERO } else { sha256(&[own]) };
         problems.expect(*entry == expected, || match is_zero && *entry == sha256(&[own]) {
             true => format!("{name}: block {block} is zero and has a digest that is not"),

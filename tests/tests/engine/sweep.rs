@@ -14,9 +14,12 @@ mod reading;
 mod stop;
 mod tracked;
 
+use std::collections::HashSet;
+
 use backy_lib::progress::Silent;
+use backy_lib::revision::seeded;
+use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
-use backy_lib::storage::{Access, FileName, Stamp, Storage};
 use backy_lib::{ErrorKind, ImageUpdate, RestoreOptions, Result};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
@@ -80,53 +83,72 @@ pub(crate) fn sweep(
 }
 
 /// The same with so many of the six aftermaths of each crash, others at each call.
+///
+/// `check` goes by nothing but the disk and whether the operation succeeded: where several faults leave the very same
+/// disk, it gets it once.
 pub(crate) fn sweep_with(
     world: &World,
     aftermaths_of_a_crash: usize,
     operation: impl Fn(&SimStorage) -> Result<()>,
     check: impl Fn(&str, World, Result<()>),
 ) -> u64 {
+    sweep_all(world, aftermaths_of_a_crash, true, operation, check)
+}
+
+/// The same for a `check` that also goes by what the run has left elsewhere.
+pub(crate) fn sweep_beside(
+    world: &World,
+    aftermaths_of_a_crash: usize,
+    operation: impl Fn(&SimStorage) -> Result<()>,
+    check: impl Fn(&str, World, Result<()>),
+) -> u64 {
+    sweep_all(world, aftermaths_of_a_crash, false, operation, check)
+}
+
+fn sweep_all(
+    world: &World,
+    aftermaths_of_a_crash: usize,
+    all_is_on_the_disk: bool,
+    operation: impl Fn(&SimStorage) -> Result<()>,
+    check: impl Fn(&str, World, Result<()>),
+) -> u64 {
+    // All runs make the same names, others in each sweep. Otherwise no two would leave the same disk.
+    let seed = seeded::seed();
+    let operation = |disk: &SimStorage| seeded::names(seed, || operation(disk));
     let trial = world.fork();
     operation(&trial.disk).expect("the operation works on a working disk");
     let calls = trial.disk.calls();
+    let mut seen = HashSet::new();
     for at in 1..=calls {
         for fault in FAULTS {
             let broken = world.fork();
             broken.disk.set_fault(at, fault, at);
             let result = operation(&broken.disk);
             let place =
-                format!("{fault:?} at call {at} of {calls} ({:?})", broken.disk.log().last());
-            let on = |disk| World { disk, expected: world.expected.clone() };
+                format!("{fault:?} at call {at} of {calls} ({:?})", broken.disk.last_call());
+            if !all_is_on_the_disk {
+                seen.clear();
+            }
+            let mut check_once = |place: &str, disk: SimStorage| {
+                if seen.insert((disk.fingerprint(), result.is_ok())) {
+                    let expected = world.expected.clone();
+                    check(place, World { disk, expected }, copy(&result));
+                }
+            };
             if fault != Fault::Crash {
-                check(&place, on(broken.disk.fork()), copy(&result));
+                check_once(&place, broken.disk.fork());
             }
             // A crash some time after an error is no excuse either. Two of its aftermaths suffice.
             let mut aftermaths = aftermaths(at);
             aftermaths.rotate_left(at as usize % 6);
             let all = aftermaths_of_a_crash;
             let taken = if fault == Fault::Crash { all } else { all.div_ceil(3) };
-            let mut seen = Vec::new();
             for &unsynced in aftermaths.iter().take(taken) {
-                let crashed = broken.disk.crash(unsynced);
-                // Where little is unsynced, several choices leave the same disk. Checking it once is enough.
-                let left = visible(&crashed);
-                if !seen.contains(&left) {
-                    seen.push(left);
-                    check(&format!("{place}, then {unsynced:?}"), on(crashed), copy(&result));
-                }
+                check_once(&format!("{place}, then {unsynced:?}"), broken.disk.crash(unsynced));
             }
         }
     }
     calls
-}
-
-/// All that a program can find out about a disk: names, contents, and which files they belong to.
-fn visible(disk: &SimStorage) -> Vec<(FileName, Vec<u8>, Option<Stamp>)> {
-    // Looking counts as a call of the disk.
-    let disk = disk.fork();
-    let stamp = |name| disk.open(name, Access::Read).and_then(|file| file.stamp());
-    let files = disk.files().into_iter();
-    files.map(|(name, bytes)| (name, bytes, stamp(name).expect("a file that is there"))).collect()
 }
 
 fn copy(result: &Result<()>) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 use jiff::Timestamp;
 
 use super::SimStorage;
-use super::state::{Change, SECTOR, State};
+use super::state::{Action, Change, SECTOR, State};
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
 use crate::storage::{FileName, Stamp, Storage, StorageFile};
@@ -25,17 +25,24 @@ pub(super) struct SimFile {
 }
 
 impl SimFile {
-    fn call(&self, action: String, needs_space: bool) -> Result<MutexGuard<'_, State>> {
-        self.storage.call(&action, self.path(), needs_space)
+    fn call(&self, action: Action, needs_space: bool) -> Result<MutexGuard<'_, State>> {
+        self.storage.call(action, Some(self.name), needs_space)
     }
 
     /// Checks that a file may end there.
-    fn check_end(&self, end: Option<u64>, action: &str) -> Result<()> {
+    fn check_end(&self, end: Option<u64>, action: Action) -> Result<()> {
         if end.is_some_and(|end| end <= MAX_FILE_BYTES) {
             return Ok(());
         }
-        Err(Error::io(self.path(), action)(io::Error::from(io::ErrorKind::FileTooLarge)))
+        let error = io::Error::from(io::ErrorKind::FileTooLarge);
+        Err(Error::io(self.path(), action.to_string())(error))
     }
+}
+
+/// Whether a page, or the part of one at the end of a file, is all zero.
+fn is_zero(page: &[u8]) -> bool {
+    const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    *page == ZEROS[..page.len()]
 }
 
 impl StorageFile for SimFile {
@@ -44,7 +51,7 @@ impl StorageFile for SimFile {
     }
 
     fn is_in_place(&self) -> Result<bool> {
-        let state = self.call("look up".to_owned(), false)?;
+        let state = self.call(Action::Word("look up"), false)?;
         let node = state.volatile_names.get(&self.name);
         Ok(node == Some(&self.node) || (self.storage.is_remote && node.is_some()))
     }
@@ -53,33 +60,34 @@ impl StorageFile for SimFile {
         if self.storage.is_remote {
             return Ok(None);
         }
-        let mut state = self.call("look up its times".to_owned(), false)?;
+        let mut state = self.call(Action::Word("look up its times"), false)?;
         let node = state.node(self.node);
         let (len, changed) = (node.volatile.len() as u64, (node.changes, 0));
         Ok(Some(Stamp { len, modified: changed, changed }))
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(self.call("look up its length".to_owned(), false)?.node(self.node).volatile.len() as u64)
+        Ok(self.call(Action::Word("look up its length"), false)?.node(self.node).volatile.len()
+            as u64)
     }
 
     fn allocated_bytes(&self) -> Result<u64> {
-        let mut state = self.call("look up its size on disk".to_owned(), false)?;
+        let mut state = self.call(Action::Word("look up its size on disk"), false)?;
         if state.hides_holes {
             return Ok((state.node(self.node).volatile.len() as u64).next_multiple_of(512));
         }
         let pages = state.node(self.node).volatile.chunks(PAGE as usize);
-        Ok(pages.filter(|page| page.iter().any(|&byte| byte != 0)).count() as u64 * PAGE)
+        Ok(pages.filter(|page| !is_zero(page)).count() as u64 * PAGE)
     }
 
     fn modified(&self) -> Result<Timestamp> {
-        let mut state = self.call("look up its time".to_owned(), false)?;
+        let mut state = self.call(Action::Word("look up its time"), false)?;
         let changes = state.node(self.node).changes;
         Ok(Timestamp::from_nanosecond(changes.into()).unwrap_or_default())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let action = format!("read {} bytes at offset {offset}", buffer.len());
+        let action = Action::Read(buffer.len(), offset);
         let mut state = self.call(action, false)?;
         let content = &state.node(self.node).volatile;
         let rest = content.get(offset as usize..).unwrap_or_default();
@@ -100,8 +108,8 @@ impl StorageFile for SimFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        let action = format!("write {} bytes at offset {offset}", data.len());
-        self.check_end(offset.checked_add(data.len() as u64), &action)?;
+        let action = Action::Write(data.len(), offset);
+        self.check_end(offset.checked_add(data.len() as u64), action)?;
         let mut change = Change::Write { offset: offset as usize, data: data.to_vec() };
         match self.call(action, true) {
             Ok(mut state) => {
@@ -125,8 +133,8 @@ impl StorageFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        let action = format!("set its length to {len}");
-        self.check_end(Some(len), &action)?;
+        let action = Action::SetLen(len);
+        self.check_end(Some(len), action)?;
         let mut state = self.call(action, false)?;
         if state.node(self.node).volatile.len() as u64 != len {
             state.node(self.node).change(Change::SetLen(len as usize));
@@ -136,18 +144,18 @@ impl StorageFile for SimFile {
 
     fn allocate(&self, bytes: u64) -> Result<()> {
         // Allocated space is not counted: faults decide when the disk is full.
-        self.call(format!("allocate {bytes} bytes"), true).map(drop)
+        self.call(Action::Allocate(bytes), true).map(drop)
     }
 
     fn punch_hole(&self, extent: Extent) -> Result<()> {
-        let mut state = self.call(format!("clear {} at {}", extent.len, extent.offset), false)?;
+        let mut state = self.call(Action::Clear(extent), false)?;
         let (offset, len) = (extent.offset as usize, extent.len as usize);
         state.node(self.node).change(Change::Punch { offset, len });
         Ok(())
     }
 
     fn zero(&self, extent: Extent) -> Result<()> {
-        let mut state = self.call(format!("zero {} at {}", extent.len, extent.offset), true)?;
+        let mut state = self.call(Action::Zero(extent), true)?;
         let (offset, len) = (extent.offset as usize, extent.len as usize);
         state.node(self.node).change(Change::Punch { offset, len });
         Ok(())
@@ -155,8 +163,7 @@ impl StorageFile for SimFile {
 
     fn make_room(&self, extent: Extent) -> Result<()> {
         // Allocated space is not counted: faults decide when the disk is full.
-        let action = format!("allocate {} at {}", extent.len, extent.offset);
-        self.call(action, true).map(drop)
+        self.call(Action::MakeRoom(extent), true).map(drop)
     }
 
     fn hides_holes(&self) -> Result<bool> {
@@ -164,13 +171,13 @@ impl StorageFile for SimFile {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        let mut state = self.call(format!("seek data from {offset}"), false)?;
+        let mut state = self.call(Action::SeekData(offset), false)?;
         let hides_holes = state.hides_holes;
         let content = &state.node(self.node).volatile;
         let len = content.len() as u64;
         let zero = |page: u64| {
             let end = ((page + 1) * PAGE).min(len) as usize;
-            content[(page * PAGE) as usize..end].iter().all(|&byte| byte == 0)
+            is_zero(&content[(page * PAGE) as usize..end])
         };
         let pages = len.div_ceil(PAGE);
         if offset >= len {
@@ -185,7 +192,7 @@ impl StorageFile for SimFile {
     }
 
     fn sync(&self) -> Result<()> {
-        match self.call("sync".to_owned(), true) {
+        match self.call(Action::Word("sync"), true) {
             Ok(mut state) => {
                 state.node(self.node).settle(&mut || true);
                 Ok(())

@@ -15,6 +15,7 @@ mod schedule;
 mod state;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ use crate::base::error::{Error, Result};
 use file::SimFile;
 pub use random::Random;
 pub use schedule::Schedule;
-use state::{Change, NameChange, State};
+use state::{Action, Change, NameChange, State};
 
 /// What happens at a given call, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +106,7 @@ impl SimStorage {
 
     /// An independent copy of the disk as programs see it now and as it is on the medium, without faults.
     pub fn fork(&self) -> Self {
-        let mut state = self.state().clone();
+        let mut state = self.copy();
         state.fault = None;
         state.calls = 0;
         state.locked = false;
@@ -114,7 +115,7 @@ impl SimStorage {
 
     /// The same disk, with calls in the order of `schedule`.
     pub fn scheduled(&self, schedule: Schedule) -> Self {
-        let state = self.fork().state().clone();
+        let state = self.fork().copy();
         Self::with_state(state, Some(schedule))
     }
 
@@ -154,12 +155,28 @@ impl SimStorage {
 
     /// The last calls made, for the message of a failed test.
     pub fn log(&self) -> Vec<String> {
-        self.state().log.clone()
+        let line = |(number, action, name)| self.line(number, action, name);
+        self.state().log.iter().copied().map(line).collect()
+    }
+
+    /// The last of them.
+    pub fn last_call(&self) -> Option<String> {
+        let last = self.state().log.last().copied();
+        last.map(|(number, action, name)| self.line(number, action, name))
+    }
+
+    fn line(&self, number: u64, action: Action, name: Option<FileName>) -> String {
+        format!("{number}: {action} {}", self.place(name).display())
+    }
+
+    /// The path of a file, or of the folder.
+    fn place(&self, name: Option<FileName>) -> PathBuf {
+        name.map_or_else(|| self.folder(), |name| self.path(name))
     }
 
     /// The disk after a power cut: everything durable, and of the rest what `unsynced` keeps.
     pub fn crash(&self, unsynced: Unsynced) -> Self {
-        let mut state = self.state().clone();
+        let mut state = self.copy();
         let mut random = Random(match unsynced {
             Unsynced::Subset(seed) => seed,
             _ => 0,
@@ -179,9 +196,17 @@ impl SimStorage {
             }
         }
         state.volatile_names = state.durable_names.clone();
-        let after = Self::with_state(state, None).fork();
-        after.state().log.clear();
-        after
+        state.fault = None;
+        state.calls = 0;
+        state.locked = false;
+        Self::with_state(state, None)
+    }
+
+    /// The same for two disks on which all that programs do has the same results from here on, also after a crash.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.state().hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The names and contents that programs see.
@@ -206,6 +231,15 @@ impl SimStorage {
         }
     }
 
+    /// The state without the log, which is most of its allocations.
+    fn copy(&self) -> State {
+        let mut state = self.state();
+        let log = std::mem::take(&mut state.log);
+        let copy = state.clone();
+        state.log = log;
+        copy
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.disk.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,8 +247,8 @@ impl SimStorage {
     /// Counts a call and lets it proceed or fail. `needs_space`: a full disk makes it fail.
     fn call(
         &self,
-        action: &str,
-        path: PathBuf,
+        action: Action,
+        name: Option<FileName>,
         needs_space: bool,
     ) -> Result<MutexGuard<'_, State>> {
         if let (Some(schedule), Some(thread)) = (&self.disk.schedule, self.thread) {
@@ -225,12 +259,15 @@ impl SimStorage {
         if state.log.len() > 400 {
             state.log.drain(..200);
         }
-        let line = format!("{}: {action} {}", state.calls, path.display());
-        state.log.push(line);
-        let opens = matches!(action, "open" | "create" | "clone" | "list" | "lock");
+        let number = state.calls;
+        state.log.push((number, action, name));
+        let opens = matches!(action, Action::Word("open" | "create" | "clone" | "list" | "lock"));
         match state.failure(needs_space, opens) {
             None => Ok(state),
-            Some(code) => Err(Error::io(path, action)(io::Error::from_raw_os_error(code))),
+            Some(code) => {
+                let error = io::Error::from_raw_os_error(code);
+                Err(Error::io(self.place(name), action.to_string())(error))
+            }
         }
     }
 }
@@ -245,7 +282,7 @@ impl Storage for SimStorage {
     }
 
     fn open(&self, name: FileName, _access: Access) -> Result<Box<dyn StorageFile>> {
-        let state = self.call("open", self.path(name), false)?;
+        let state = self.call(Action::Word("open"), Some(name), false)?;
         match state.volatile_names.get(&name) {
             Some(&node) => Ok(Box::new(SimFile { storage: self.clone(), name, node })),
             None => {
@@ -255,7 +292,7 @@ impl Storage for SimStorage {
     }
 
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
-        let mut state = self.call("create", self.path(name), true)?;
+        let mut state = self.call(Action::Word("create"), Some(name), true)?;
         if state.volatile_names.contains_key(&name) {
             let exists = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(Error::io(self.path(name), "create")(exists));
@@ -265,7 +302,7 @@ impl Storage for SimStorage {
     }
 
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
-        let mut state = self.call("clone", self.path(to), true)?;
+        let mut state = self.call(Action::Word("clone"), Some(to), true)?;
         let failed =
             |name, kind: io::ErrorKind| Err(Error::io(self.path(name), "clone")(kind.into()));
         let Some(source) = state.volatile_names.get(&from).copied() else {
@@ -286,7 +323,7 @@ impl Storage for SimStorage {
     }
 
     fn rename(&self, from: FileName, to: FileName) -> Result<()> {
-        let mut state = self.call("rename", self.path(from), true)?;
+        let mut state = self.call(Action::Word("rename"), Some(from), true)?;
         let Some(node) = state.volatile_names.remove(&from) else {
             let missing = io::Error::from(io::ErrorKind::NotFound);
             return Err(Error::io(self.path(from), "rename")(missing));
@@ -297,7 +334,7 @@ impl Storage for SimStorage {
     }
 
     fn remove(&self, name: FileName) -> Result<()> {
-        let mut state = self.call("remove", self.path(name), false)?;
+        let mut state = self.call(Action::Word("remove"), Some(name), false)?;
         if state.volatile_names.remove(&name).is_some() {
             state.pending_names.push(NameChange::Unlink(name));
         }
@@ -305,11 +342,11 @@ impl Storage for SimStorage {
     }
 
     fn list(&self) -> Result<Vec<FileName>> {
-        Ok(self.call("list", self.folder(), false)?.volatile_names.keys().copied().collect())
+        Ok(self.call(Action::Word("list"), None, false)?.volatile_names.keys().copied().collect())
     }
 
     fn sync_folder(&self) -> Result<()> {
-        let called = self.call("sync", self.folder(), true);
+        let called = self.call(Action::Word("sync"), None, true);
         let mut state = match called {
             Ok(state) => state,
             Err(error) => {
@@ -336,7 +373,7 @@ impl Storage for SimStorage {
     }
 
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {
-        let mut state = self.call("lock", self.path(FileName::Lock), false)?;
+        let mut state = self.call(Action::Word("lock"), Some(FileName::Lock), false)?;
         if state.locked {
             return Err(Error::Locked { path: self.folder(), holder: holder.to_owned() });
         }

@@ -1,10 +1,13 @@
 //! The content of a simulated disk: what programs see, what is durable, and the changes in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use rustix::io::Errno;
 
 use super::{Failure, Fault, Random};
+use crate::base::extent::Extent;
 use crate::storage::FileName;
 
 pub(super) const SECTOR: usize = 512;
@@ -25,7 +28,38 @@ pub(super) struct State {
     pub(super) read_bytes: BTreeMap<FileName, u64>,
     pub(super) locked: bool,
     pub(super) random: Random,
-    pub(super) log: Vec<String>,
+    /// The last calls: their numbers, what they were to do, and to which file; none is the folder.
+    pub(super) log: Vec<(u64, Action, Option<FileName>)>,
+}
+
+/// What a call is to do. Made into a text only for a message: there are millions of calls.
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    Word(&'static str),
+    Read(usize, u64),
+    Write(usize, u64),
+    SetLen(u64),
+    Allocate(u64),
+    MakeRoom(Extent),
+    Clear(Extent),
+    Zero(Extent),
+    SeekData(u64),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Word(word) => f.write_str(word),
+            Action::Read(len, offset) => write!(f, "read {len} bytes at offset {offset}"),
+            Action::Write(len, offset) => write!(f, "write {len} bytes at offset {offset}"),
+            Action::SetLen(len) => write!(f, "set its length to {len}"),
+            Action::Allocate(bytes) => write!(f, "allocate {bytes} bytes"),
+            Action::MakeRoom(extent) => write!(f, "allocate {} at {}", extent.len, extent.offset),
+            Action::Clear(extent) => write!(f, "clear {} at {}", extent.len, extent.offset),
+            Action::Zero(extent) => write!(f, "zero {} at {}", extent.len, extent.offset),
+            Action::SeekData(offset) => write!(f, "seek data from {offset}"),
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -37,14 +71,14 @@ pub(super) struct Node {
     pub(super) changes: i64,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(super) enum Change {
     Write { offset: usize, data: Vec<u8> },
     SetLen(usize),
     Punch { offset: usize, len: usize },
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Hash)]
 pub(super) enum NameChange {
     Link(FileName, u64),
     Rename(FileName, FileName, u64),
@@ -84,6 +118,31 @@ impl State {
         self.volatile_names.insert(name, node);
         self.pending_names.push(NameChange::Link(name, node));
         node
+    }
+}
+
+impl Hash for State {
+    /// All that decides what programs find from here on, now and after a crash. Without what has no name any more, the
+    /// faults, and what is only counted.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.volatile_names, &self.durable_names, &self.pending_names).hash(hasher);
+        (self.clones, self.hides_holes, self.locked).hash(hasher);
+        let pending = self.pending_names.iter().filter_map(|change| match change {
+            NameChange::Link(_, node) | NameChange::Rename(_, _, node) => Some(node),
+            NameChange::Unlink(_) => None,
+        });
+        let named = self.volatile_names.values().chain(self.durable_names.values()).chain(pending);
+        for number in named.collect::<BTreeSet<_>>() {
+            (number, self.nodes.get(number)).hash(hasher);
+        }
+    }
+}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.volatile, &self.pending, self.changes).hash(hasher);
+        // Mostly the same as what programs see.
+        (self.durable != self.volatile).then_some(&self.durable).hash(hasher);
     }
 }
 

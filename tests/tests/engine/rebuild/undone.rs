@@ -1,7 +1,10 @@
 //! The manifest is lost after an operation whose undoing has failed as well: the rebuild leaves an archive that holds
 //! every committed revision, also after a power cut, and in which the next backup works.
 
+use std::collections::HashSet;
+
 use backy_lib::progress::Silent;
+use backy_lib::revision::seeded;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
 use backy_lib::storage::{DigestsKind, FileName, Published};
 use backy_lib::{ImageUpdate, Result, RevisionId, ScrubOptions};
@@ -37,10 +40,14 @@ fn calls(world: &World, operation: impl Fn(&SimStorage) -> Result<()>) -> u64 {
 fn check(place: &str, world: World, new: &[u8], going: &[RevisionId], later: &[u8]) {
     let (place, world) = check_rebuild(place, world, new, going);
     let number = world.disk.calls();
+    let mut seen = HashSet::new();
     for unsynced in
         [Unsynced::Kept, Unsynced::Lost, Unsynced::Subset(number), Unsynced::Subset(!number)]
     {
-        check_cut(&place, &world, unsynced, later);
+        // Where little is unsynced, they leave the very same disk.
+        if seen.insert(world.disk.crash(unsynced).fingerprint()) {
+            check_cut(&place, &world, unsynced, later);
+        }
     }
 }
 
@@ -209,11 +216,12 @@ fn a_rebuild_of_what_was_not_undone_may_fail_at_any_call() {
         for at in [all * 3 / 5, all * 4 / 5] {
             let Some(broken) = not_undone(&world, run, new, at) else { continue };
             swept += 1;
+            let (seed, mut seen) = (seeded::seed(), HashSet::new());
             for call in 1..=calls(&broken, run_again) {
                 for fault in FAULTS {
                     let failed = broken.fork();
                     failed.disk.set_fault(call, fault, call);
-                    let result = run_again(&failed.disk);
+                    let result = seeded::names(seed, || run_again(&failed.disk));
                     let unsynced =
                         [Unsynced::Kept, Unsynced::Subset(call), Unsynced::Lost][call as usize % 3];
                     // After an error the power may stay on.
@@ -223,7 +231,10 @@ fn a_rebuild_of_what_was_not_undone_may_fail_at_any_call() {
                     };
                     let left = World { disk, ..broken.clone() };
                     let place = format!("{before} before, {update:?}, {at}: {fault:?} at {call}");
-                    check_failed(&place, left, result, new, &states[0]);
+                    // Most calls only read: then this very disk was checked before.
+                    if seen.insert((left.disk.fingerprint(), result.is_ok())) {
+                        check_failed(&place, left, result, new, &states[0]);
+                    }
                 }
             }
         }

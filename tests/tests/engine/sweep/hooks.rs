@@ -16,7 +16,7 @@ use backy_lib::{BackupOptions, BackupReport, Error, ErrorKind, Result, RevisionI
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, World};
 
-use super::{Scenario, scenarios, sweep_with};
+use super::{Scenario, scenarios, sweep_beside};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -185,7 +185,7 @@ fn the_order_holds_at_every_fault() {
                 let mut hooks = Recorded::new(&log, disk);
                 backup(disk, &mut hooks, MemorySource::new(&new)).map(|_| ())
             };
-            sweep_with(&world, 3, operation, |place, mut world, result| {
+            sweep_beside(&world, 3, operation, |place, mut world, result| {
                 let place = format!("{name}, clones {clones}: {place}");
                 let log = noted(&log);
                 check_order(&place, &log);

@@ -1,6 +1,7 @@
 //! A process that may not open another file, or gets no memory, in the middle of anything. That is an error that
 //! names the limit, never a result: no finding, no failed drill, no lost block, no revision that is left out.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ fn sweep_limits<T: PartialEq + Debug>(
     let (before, after) = (recorded(&world.disk), recorded(&trial.disk));
     let settled = settle(&trial.disk.fork());
     let mut errors = 0;
+    let mut seen = HashSet::new();
     for at in 1..=calls {
         for fault in FAULTS {
             let broken = world.fork();
@@ -94,7 +96,10 @@ fn sweep_limits<T: PartialEq + Debug>(
             assert!(found == before || found == after, "{place}: recorded: {found:?}");
             let again = verb(&left).map_err(|error| error.to_string());
             assert_eq!(again.is_ok(), sound.is_ok(), "{place}: not even afterwards: {again:?}");
-            assert!(settle(&left.fork()) == settled, "{place}: what is left differs");
+            // Goes by the disk alone: the very same one needs no second look.
+            if seen.insert(left.fingerprint()) {
+                assert!(settle(&left.fork()) == settled, "{place}: what is left differs");
+            }
         }
     }
     assert!(errors > 0, "{what}: there was no error");

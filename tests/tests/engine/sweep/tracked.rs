@@ -8,7 +8,7 @@ use backy_lib::storage::sim::SimStorage;
 use backy_tests::tracked::TrackedDisk;
 use backy_tests::world::{self, Expected, World};
 
-use super::{Scenario, scenarios, sweep_with};
+use super::{Scenario, scenarios, sweep_beside};
 use crate::tracked::backup_on;
 
 /// Whatever call of a backup fails, in whatever way, and wherever the machine stops: the mark of the newest revision is
@@ -38,7 +38,7 @@ fn the_mark_of_the_newest_revision_is_there_at_every_fault() {
                 *left.borrow_mut() = source.clone();
                 back_up(disk, &source).map(drop)
             };
-            sweep_with(&world, 3, operation, |place, mut world, result| {
+            sweep_beside(&world, 3, operation, |place, mut world, result| {
                 let place = format!("{name}, clones {clones}: {place}");
                 let source = left.borrow().fork();
                 let committed = world.check_committed(Some(&new)).expect(&place);
