@@ -47,8 +47,8 @@ fn recipe(heading: &str) -> Recipe {
     Recipe { commands, settings }
 }
 
-/// Runs a recipe with the paths of this machine, and more in the environment. `disk` returns what a guest would see, and
-/// `change` changes it between the backups.
+/// Runs a recipe with the paths of this machine, and more in the environment. `disk` returns what a guest would see,
+/// and `change` changes it between the backups.
 pub(crate) fn follow(
     heading: &str,
     (place, environment): (&Path, &[String]),

@@ -1,6 +1,6 @@
 //! A Ceph cluster for tests, on this machine alone: a monitor, a manager, one disk, and a file system with its
-//! metadata server or a pool for images. It listens on 127.0.0.1 only, asks for no keys, and ends with its value. If the
-//! test is killed, the kernel ends the daemons.
+//! metadata server or a pool for images. It listens on 127.0.0.1 only, asks for no keys, and ends with its value. If
+//! the test is killed, the kernel ends the daemons.
 
 use std::fmt::Write;
 use std::fs::{self, File};
