@@ -167,7 +167,7 @@ fn the_recipe_for_a_running_machine_works() {
     let Some(machine) = Machine::start("qcow2") else { return };
     let place = machine.path("");
     let change = |_: &Path| machine.write(1 << 20, b"changed");
-    let second = follow("A virtual machine that runs", &place, &|_| machine.disk(), &change);
+    let second = follow("A virtual machine that runs", (&place, &[]), &|_| machine.disk(), &change);
     assert!(second["hints"]["since"].is_string(), "{second}");
     assert_eq!(second["read_bytes"], 64 << 10, "{second}");
 }
