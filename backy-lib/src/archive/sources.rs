@@ -7,7 +7,7 @@ use crate::base::error::{Error, Result};
 use crate::policy::config::SourceAddress;
 use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::qcow2::ImageFile;
-use crate::source::{self, DeviceSource, Opened, qmp, reflink};
+use crate::source::{self, DeviceSource, Opened, qmp, rbd, reflink};
 use crate::storage::FileName;
 
 impl Archive {
@@ -46,6 +46,9 @@ impl Archive {
             }
             Some(SourceAddress::Nbd(address)) if config.hooks.snapshot.is_none() => {
                 NbdSource::open(&address, &NbdOptions::default()).map(Opened::untracked)
+            }
+            Some(SourceAddress::Rbd(address)) if config.hooks.snapshot.is_none() => {
+                rbd::open(address)
             }
             _ => self.open_source().map(Opened::untracked),
         }

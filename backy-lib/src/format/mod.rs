@@ -13,4 +13,5 @@ pub(crate) mod nbd_address;
 pub mod partitions;
 pub mod qcow2;
 pub(crate) mod qmp_address;
+pub(crate) mod rbd_address;
 pub mod readme;

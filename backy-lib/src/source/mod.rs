@@ -12,6 +12,7 @@ mod program;
 pub(crate) mod qcow2;
 mod qemu_nbd;
 pub mod qmp;
+pub mod rbd;
 pub mod reflink;
 mod served;
 pub mod tracking;

@@ -2,9 +2,10 @@
 //! says is bounded.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::hooks::process::{Tail, attend, shorten};
@@ -13,6 +14,9 @@ use crate::base::error::describe_io;
 
 /// Longest output that is read.
 const MOST_OUTPUT_BYTES: u64 = 16 << 20;
+
+/// How long its output may stay open after its end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a shell exits with when it does not find a program; POSIX, "Shell Command Language", 2.8.2.
 pub(super) const NOT_FOUND: i32 = 127;
@@ -26,6 +30,14 @@ pub(super) struct Program {
 
 pub(super) const QEMU_IMG: Program = Program { name: "qemu-img", package: "qemu-utils" };
 pub(super) const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
+/// Why what a program prints is of no use.
+#[derive(Debug)]
+pub(super) struct Misread {
+    /// A sentence.
+    pub why: String,
+    /// It ended too early: if the program has failed, that is the reason.
+    pub is_cut: bool,
+}
 
 impl Program {
     /// Runs it to its end; returns what it has written to standard output.
@@ -61,6 +73,41 @@ impl Program {
                 format!("cannot read what '{name}' prints: {}", describe_io(&error))
             }
         })
+    }
+
+    /// Runs it to its end, with something that reads its standard output meanwhile, in a thread of its own. The program
+    /// ends when that has read something that it does not understand.
+    ///
+    /// # Errors
+    /// As for [`Program::run`], or what the reader says.
+    pub(super) fn run_reading<T: Send + 'static>(
+        &self,
+        arguments: &[OsString],
+        within: Duration,
+        read: impl FnOnce(PipeReader) -> std::result::Result<T, Misread> + Send + 'static,
+    ) -> std::result::Result<T, String> {
+        let began = Instant::now();
+        let name = self.name;
+        let pipes = io::pipe().and_then(|out| Ok((out, io::pipe()?)));
+        let ((stdout, out), (stderr, err)) = pipes.map_err(|error| self.not_run(&error))?;
+        let (give, taken) = channel();
+        let reader = std::thread::Builder::new().spawn(move || give.send(read(stdout)));
+        reader.map_err(|error| self.not_run(&error))?;
+        let mut child = prepared(name, arguments)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .map_err(|error| self.not_run(&error))?;
+        let mut said = Tail::default();
+        let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
+        let read = taken.recv_timeout(PATIENCE);
+        match (failure, read) {
+            (_, Ok(Err(Misread { why, is_cut: false }))) => Err(why),
+            (Some(how), _) => Err(format!("'{name}' {how}{}", quoted(&said.lines()))),
+            (None, Ok(read)) => read.map_err(|misread| misread.why),
+            (None, Err(_)) => Err(format!("'{name}' ended and left its output open")),
+        }
     }
 
     /// Why it could not be started.
@@ -137,5 +184,28 @@ mod tests {
         let left = run("sleep 30 & echo done", minute).unwrap_err();
         assert!(left.contains("left its output open"), "{left}");
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+
+    /// What a program prints is read while it runs: it ends when nobody wants more, and its own failure is reported
+    /// where its output is only cut.
+    #[test]
+    fn output_is_read_while_a_program_runs() {
+        let minute = Duration::from_secs(60);
+        let first = |line: &str, is_cut: bool| {
+            let read = move |mut pipe: PipeReader| {
+                let mut byte = [0];
+                match io::Read::read(&mut pipe, &mut byte) {
+                    Ok(1) if byte != *b"?" => Ok(byte),
+                    _ => Err(Misread { why: "misread".to_owned(), is_cut }),
+                }
+            };
+            SHELL.run_reading(&["-c".into(), line.into()], minute, read)
+        };
+        assert_eq!(first("echo abc", false), Ok(*b"a"));
+        assert_eq!(first("yes ?", false), Err("misread".to_owned()));
+        assert_eq!(first("exit 0", true), Err("misread".to_owned()));
+        let failed = "'sh' ended with exit status: 2: why".to_owned();
+        assert_eq!(first("echo why >&2; exit 2", true), Err(failed.clone()));
+        assert_eq!(first("echo abc; sleep 1; echo why >&2; exit 2", true), Err(failed));
     }
 }

@@ -11,6 +11,8 @@
 //! 4. the manifest has the revision, with the bookmark that step 2 returned: the commit
 //! 5. [`Tracker::settle`] removes all marks of the archive but that of the newest revision
 //!
+//! Where the config wants no marks, step 2 is [`Tracker::hold`], and there is no bookmark.
+//!
 //! So the mark that the newest revision names exists at the source, or everything is read. A backup that fails settles
 //! as well, and the next one removes what a crash has left.
 
@@ -30,6 +32,15 @@ pub trait Tracker {
     /// # Errors
     /// Those that keep the source from being read. If only the mark cannot be made, it says so in [`Marked`].
     fn mark(&mut self, name: MarkName, since: Option<(MarkName, &Bookmark)>) -> Result<Marked>;
+
+    /// Where no mark is wanted: from here on the source is read as it was at this time. What that needs has the name,
+    /// so that [`Tracker::settle`] removes it. By default, the source is read as it is.
+    ///
+    /// # Errors
+    /// Those that keep the source from being read.
+    fn hold(&mut self, _name: MarkName) -> Result<()> {
+        Ok(())
+    }
 
     /// Why it cannot make marks here at all, as far as that can be told without making one: one sentence, or `None`.
     fn obstacle(&self) -> Option<String> {

@@ -1100,7 +1100,8 @@ class Bookmark(Report):
     __match_args__ = ("tracker", "id", "identity", "granularity")
     @property
     def tracker(self) -> str:
-        """What keeps it: "python" for an object, "reflink" for a clone, "qcow2" and "qmp" for a bitmap."""
+        """What keeps it: "python" for an object, "reflink" for a clone, "rbd" for a snapshot, "qcow2" and "qmp" for a
+        bitmap."""
     @property
     def id(self) -> str:
         """What distinguishes it from another mark with the same name; of an object what `mark` returned."""

@@ -193,6 +193,7 @@ pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> 
             "NBD export",
             "qcow2 image",
             "disk of QEMU",
+            "RBD image",
             "archive of 2014",
             "archive",
         ];

@@ -279,11 +279,7 @@ fn each_archive_is_backed_up_once(runners: [&FsMount; 3]) {
 /// becomes none.
 fn revisions_become_snapshots_of_images(cluster: &Cluster) {
     works(&mut cluster.ceph(&["osd", "pool", "create", "images", "8", "8"]));
-    let rbd = |args: &[&str]| {
-        let mut command = Command::new("rbd");
-        command.arg("-c").arg(cluster.conf()).args(args);
-        command
-    };
+    let rbd = |args: &[&str]| cluster.rbd(args);
     works(&mut rbd(&["pool", "init", "images"]));
     for block_size in ["4K", "64K"] {
         let folder = tempfile::tempdir().expect("a temporary folder");

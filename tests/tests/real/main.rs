@@ -45,6 +45,7 @@ mod processes;
 mod qcow2;
 mod qmp;
 mod rare;
+mod rbd;
 mod readers;
 mod readonly;
 mod recipes;

@@ -47,11 +47,11 @@ fn recipe(heading: &str) -> Recipe {
     Recipe { commands, settings }
 }
 
-/// Runs a recipe with the paths of this machine. `disk` returns what a guest would see, and `change` changes it
-/// between the backups.
-fn follow(
+/// Runs a recipe with the paths of this machine, and more in the environment. `disk` returns what a guest would see,
+/// and `change` changes it between the backups.
+pub(crate) fn follow(
     heading: &str,
-    place: &Path,
+    (place, environment): (&Path, &[String]),
     disk: &dyn Fn(&Path) -> Vec<u8>,
     change: &dyn Fn(&Path),
 ) -> Value {
@@ -72,7 +72,7 @@ fn follow(
             change(&vm);
         }
         let script = here(command);
-        works(Command::new("env").arg(format!("PATH={path}")).args([
+        works(Command::new("env").arg(format!("PATH={path}")).args(environment).args([
             "sh",
             "-ec",
             &format!("cd {}; {script}", text(place)),
@@ -126,7 +126,7 @@ fn the_recipe_for_a_file_works() {
         file.write_all_at(b"changed", 1 << 20).expect("write to the image");
     };
     let read = |vm: &Path| fs::read(image(vm)).expect("read the image");
-    let second = follow("A file on XFS", &place, &read, &change);
+    let second = follow("A file on XFS", (&place, &[]), &read, &change);
     assert!(second["hints"]["since"].is_string(), "{second}");
 }
 
@@ -139,7 +139,7 @@ fn the_recipe_for_a_qcow2_image_works() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     qcow2_image(folder.path());
     let disk = |vm: &Path| converted(vm.join("mynode.qcow2"));
-    let second = follow("A qcow2 image", folder.path(), &disk, &|_| {});
+    let second = follow("A qcow2 image", (folder.path(), &[]), &disk, &|_| {});
     assert!(second["hints"]["since"].is_string(), "{second}");
     assert_eq!(second["read_bytes"], 64 << 10, "{second}");
 }
@@ -157,7 +157,7 @@ fn the_recipe_for_an_nbd_server_works() {
         let write = ["-f", "qcow2", "-c", "write -P 7 1M 1000"];
         works(Command::new("qemu-io").args(write).arg(vm.join("mynode.qcow2")));
     };
-    let second = follow("An NBD server", folder.path(), &disk, &change);
+    let second = follow("An NBD server", (folder.path(), &[]), &disk, &change);
     assert_eq!(second["hints"], Value::Null, "{second}");
 }
 
@@ -167,7 +167,7 @@ fn the_recipe_for_a_running_machine_works() {
     let Some(machine) = Machine::start("qcow2") else { return };
     let place = machine.path("");
     let change = |_: &Path| machine.write(1 << 20, b"changed");
-    let second = follow("A virtual machine that runs", &place, &|_| machine.disk(), &change);
+    let second = follow("A virtual machine that runs", (&place, &[]), &|_| machine.disk(), &change);
     assert!(second["hints"]["since"].is_string(), "{second}");
     assert_eq!(second["read_bytes"], 64 << 10, "{second}");
 }

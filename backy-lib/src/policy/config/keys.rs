@@ -99,6 +99,7 @@ pub const KEYS: [Key; 37] = [
          backup follows it. \"reflink:PATH\" is a file on XFS or btrfs, of which a backup reads only what has changed; \
          \"qcow2:PATH\" is the guest's disk in an image that no virtual machine has open; \
          \"qmp:SOCKET/DISK\" is a disk of a virtual machine that runs, with the socket of QEMU's monitor; \
+         \"rbd:POOL/IMAGE\" is an image of Ceph RBD, also while it is in use; \
          \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
          describes them.",
     ),

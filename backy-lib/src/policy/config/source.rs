@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::base::error::{Error, Result};
 use crate::format::nbd_address::NbdAddress;
 use crate::format::qmp_address::QmpAddress;
+use crate::format::rbd_address::RbdAddress;
 
 /// An example of each kind that is no path.
-const EXAMPLES: [&str; 5] = [
+const EXAMPLES: [&str; 6] = [
     "reflink:/srv/vm/mynode.img",
     "qcow2:/srv/vm/mynode.qcow2",
     "qmp:/run/mynode.qmp/virtio0",
+    "rbd:pool/mynode",
     "nbd://host/mynode",
     "nbd+unix:///mynode?socket=/run/mynode.sock",
 ];
@@ -30,6 +32,8 @@ pub enum SourceAddress {
     Qmp(QmpAddress),
     /// An export of an NBD server.
     Nbd(NbdAddress),
+    /// An image of Ceph RBD. Backups read a snapshot of it, and only what has changed.
+    Rbd(RbdAddress),
 }
 
 impl SourceAddress {
@@ -43,6 +47,7 @@ impl SourceAddress {
             "reflink" => absolute(rest).map(Self::Reflink),
             "qcow2" => absolute(rest).map(Self::Qcow2),
             "qmp" => QmpAddress::parse(rest).map(Self::Qmp),
+            "rbd" => RbdAddress::parse(text).map(Self::Rbd),
             _ if NbdAddress::is_meant(text) => NbdAddress::parse(text).map(Self::Nbd),
             _ => Err(unknown_scheme(text)),
         }
@@ -64,6 +69,10 @@ impl SourceAddress {
             Some(("qmp", rest)) => QmpAddress::parse(rest)
                 .map(Self::Qmp)
                 .map_err(|message| Error::Specification { message: format!("source: {message}") }),
+            Some(("rbd", _)) => {
+                let address = RbdAddress::parse(&path.to_string_lossy());
+                address.map(Self::Rbd).map_err(|message| Error::Specification { message })
+            }
             // A file may have such a name.
             Some(_) if !path.exists() => {
                 let message = unknown_scheme(&path.to_string_lossy());
@@ -77,7 +86,7 @@ impl SourceAddress {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) | Self::Reflink(path) => Some(path),
-            Self::Qcow2(_) | Self::Qmp(_) | Self::Nbd(_) => None,
+            Self::Qcow2(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => None,
         }
     }
 
@@ -85,7 +94,7 @@ impl SourceAddress {
     pub(crate) fn hooked(&self) -> PathBuf {
         match self {
             Self::Path(path) | Self::Reflink(path) | Self::Qcow2(path) => path.clone(),
-            Self::Qmp(_) | Self::Nbd(_) => self.written(),
+            Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => self.written(),
         }
     }
 
@@ -102,6 +111,7 @@ impl SourceAddress {
             Self::Qcow2(path) => with("qcow2:", path),
             Self::Qmp(address) => address.to_string().into(),
             Self::Nbd(address) => address.to_string().into(),
+            Self::Rbd(address) => address.to_string().into(),
         }
     }
 }
@@ -151,6 +161,8 @@ mod tests {
             "qmp:/run/my node.qmp/drive-scsi0",
             "nbd://host/a",
             "nbd+unix:///?socket=/x",
+            "rbd:vms/disk",
+            "rbd:vms/a/disk:id=backy:conf=/etc/ceph/b.conf",
         ] {
             let address = SourceAddress::parse(text).unwrap();
             assert_eq!(address.to_string(), text);
@@ -165,6 +177,7 @@ mod tests {
             ("ceph:a/b", "unknown kind of source"),
             ("ceph:/a/b", "reflink:/srv/vm/mynode.img"),
             ("nbd+unix:///a", "socket"),
+            ("rbd:/vms/disk", "empty name"),
             ("", "expected an absolute path"),
             (":/x", "expected an absolute path"),
         ] {

@@ -16,7 +16,6 @@ use crate::base::units::BlockSize;
 use crate::format::manifest::{InProgress, Manifest, Operation, Spool};
 use crate::format::qcow2::Layout;
 use crate::image::delta::Delta;
-use crate::policy::config::TrackingMode;
 use crate::policy::room::Estimate;
 use crate::source::Source;
 use crate::storage::manifest::{self, publish};
@@ -58,7 +57,7 @@ pub(super) fn prepare(
         }
         begun.spool = Some(Spool::new(order.uuid, started));
     }
-    if is_tracked && context.config.tracking.mode != TrackingMode::Off {
+    if is_tracked {
         begun.archive.get_or_insert_with(|| ArchiveId::new(started));
     }
     left_overs::enter(&mut begun, operation);

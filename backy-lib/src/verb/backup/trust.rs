@@ -80,7 +80,12 @@ impl Making<'_> {
         let is_tracked = tracker.is_some();
         let (bookmark, doubt) = match tracker {
             Some(tracker) if mode != TrackingMode::Off => self.mark(manifest, tracker)?,
-            Some(_) => (None, Some(OFF.to_owned())),
+            Some(tracker) => {
+                if let Some(name) = manifest.mark_of(self.order.uuid) {
+                    tracker.hold(name)?;
+                }
+                (None, Some(OFF.to_owned()))
+            }
             None => (None, None),
         };
         if source.size_bytes() != size_bytes {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Content, typed};
 use crate::archive::{Archive, is_inside};
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::units::BlockSize;
 use crate::policy::config::SourceAddress;
 use crate::source::qcow2::ImageFile;
+use crate::source::rbd::{self, RbdAddress};
 use crate::source::{DeviceSource, Source, reflink};
 use crate::storage::{FileName, Trust};
 
@@ -112,6 +113,7 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
         SourceAddress::Nbd(_) => return Ok(Found::default()),
         // The virtual machine need not run now.
         SourceAddress::Qmp(_) => return Ok(Found::default()),
+        SourceAddress::Rbd(address) => return look_at_rbd(address),
         SourceAddress::Path(path) | SourceAddress::Reflink(path) | SourceAddress::Qcow2(path) => {
             path
         }
@@ -154,4 +156,15 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
     }
     let size_bytes = source.map(|source| source.size_bytes());
     Ok(Found { size_bytes, warning, advice })
+}
+
+/// The image may exist later, and the cluster may be out of reach for now.
+fn look_at_rbd(address: &RbdAddress) -> Result<Found> {
+    Ok(match judged(rbd::size_bytes(address))? {
+        Ok(size_bytes) => Found { size_bytes: Some(size_bytes), ..Found::default() },
+        Err(error) => Found {
+            warning: Some(format!("{error}; backups fail until that has changed")),
+            ..Found::default()
+        },
+    })
 }

@@ -1,6 +1,6 @@
-//! A Ceph cluster for tests, on this machine alone: a monitor, a manager, one disk in memory, a metadata server and a
-//! file system. It listens on 127.0.0.1 only, asks for no keys, and ends with its value. If the test is killed, the
-//! kernel ends the daemons.
+//! A Ceph cluster for tests, on this machine alone: a monitor, a manager, one disk, and a file system with its
+//! metadata server or a pool for images. It listens on 127.0.0.1 only, asks for no keys, and ends with its value. If
+//! the test is killed, the kernel ends the daemons.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -10,17 +10,22 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use backy_tests::qemu::skipped;
+use backy_tests::qemu::{self, skipped};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::mounted::{Mountpoint, fuse_available};
-use crate::site::{text, works};
+use crate::site::{run, text, words, works};
 
-/// Debian has them in `ceph-mon`, `ceph-mgr`, `ceph-osd`, `ceph-mds`, `ceph-fuse` and what these depend on.
-const PROGRAMS: [&str; 8] =
-    ["ceph", "rbd", "monmaptool", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-mds", "ceph-fuse"];
+/// Debian has them in `ceph-mon`, `ceph-mgr`, `ceph-osd` and what these depend on.
+const PROGRAMS: [&str; 6] = ["ceph", "rbd", "monmaptool", "ceph-mon", "ceph-mgr", "ceph-osd"];
+
+/// What a file system needs besides; in `ceph-mds` and `ceph-fuse`.
+const FILE_SYSTEM: [&str; 2] = ["ceph-mds", "ceph-fuse"];
+
+/// The pool for images.
+pub(crate) const POOL: &str = "images";
 
 /// How long any state may take to come about. It takes seconds unless the machine has much else to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,22 +55,49 @@ pub(crate) struct FsMount {
 impl Cluster {
     /// Starts one, with a file system. Prints `SKIPPED` and returns nothing if a program or FUSE is missing.
     pub(crate) fn start() -> Option<Self> {
-        if !fuse_available() {
+        if !fuse_available() || is_missing(&FILE_SYSTEM) {
             return None;
         }
-        let folders = ["/usr/bin", "/usr/sbin"].map(Path::new);
-        let is_missing = |name: &&str| !folders.iter().any(|folder| folder.join(name).exists());
-        if let Some(missing) = PROGRAMS.iter().find(|name| is_missing(name)) {
-            skipped(&format!("Ceph: {missing} is not installed"));
+        let mut cluster = Cluster::begin("memstore")?;
+        cluster.make_file_system();
+        Some(cluster)
+    }
+
+    /// Starts one with the pool [`POOL`], whose disk is a sparse file: in memory, Ceph does not know exactly what has
+    /// been written. Prints `SKIPPED` and returns nothing if a program or QEMU's driver is missing.
+    pub(crate) fn with_images() -> Option<Self> {
+        if !qemu::available() {
+            return None;
+        }
+        let mut open = Command::new("qemu-img");
+        open.args(["info", "--image-opts", "driver=rbd,pool=x,image=x,conf=/nonexistent"]);
+        if words(&run(&mut open)).contains("Unknown driver 'rbd'") {
+            skipped("Ceph: qemu-block-extra is not installed, or not of the version of qemu-utils");
+            return None;
+        }
+        let cluster = Cluster::begin("bluestore")?;
+        works(&mut cluster.ceph(&["osd", "pool", "create", POOL, "8", "8"]));
+        works(&mut cluster.rbd(&["pool", "init", POOL]));
+        Some(cluster)
+    }
+
+    fn begin(store: &str) -> Option<Self> {
+        if is_missing(&PROGRAMS) {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut cluster = Cluster { folder, daemons: Vec::new() };
-        cluster.configure();
+        cluster.configure(store);
         cluster.start_monitor();
         cluster.start_disk();
-        cluster.make_file_system();
         Some(cluster)
+    }
+
+    /// `rbd ARGS`
+    pub(crate) fn rbd(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("rbd");
+        command.arg("-c").arg(self.conf()).args(args);
+        command
     }
 
     /// Its configuration, with which any program of Ceph finds it.
@@ -111,7 +143,7 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
-    fn configure(&self) {
+    fn configure(&self, store: &str) {
         for folder in ["mon", "mgr", "osd", "mds", "run", "log"] {
             fs::create_dir(self.path(folder)).expect("make a folder of the cluster");
         }
@@ -123,6 +155,7 @@ impl Cluster {
             ("@FOLDER@", text(self.folder.path()).to_owned()),
             ("@FSID@", uuid()),
             ("@PORT@", port.to_string()),
+            ("@STORE@", store.to_owned()),
             ("@DISK_BYTES@", DISK_BYTES.to_string()),
         ];
         let conf =
@@ -266,6 +299,16 @@ impl Drop for FsMount {
         let _ = self.client.kill();
         let _ = self.client.wait();
     }
+}
+
+fn is_missing(programs: &[&str]) -> bool {
+    let folders = ["/usr/bin", "/usr/sbin"].map(Path::new);
+    let is_missing = |name: &&&str| !folders.iter().any(|folder| folder.join(name).exists());
+    let missing = programs.iter().find(is_missing);
+    if let Some(missing) = missing {
+        skipped(&format!("Ceph: {missing} is not installed"));
+    }
+    missing.is_some()
 }
 
 /// A program of Ceph that the kernel kills when this thread ends.

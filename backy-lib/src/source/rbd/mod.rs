@@ -1,0 +1,193 @@
+//! An image of Ceph RBD, also while it is in use. Each backup reads a snapshot of its own through `qemu-nbd`; the mark
+//! is that snapshot.
+//!
+//! What has changed between two snapshots, and where a snapshot has data, is asked of each object by `rbd diff`. The
+//! object map would spare that, but it can be wrong without knowing. What no `rbd diff` lists is a hole, and zero,
+//! whatever was reported about changes.
+//!
+//! Ceph deletes the content of a snapshot soon after the snapshot, and what is gone reads as zeros. So it is looked up
+//! once more after it was read, or compared. It is known by its number: one that was made again under its name has
+//! another one.
+//!
+//! Without a snapshot nothing is read: what a running machine writes meanwhile would give a revision that the image
+//! never was.
+
+mod answers;
+mod image;
+mod tracker;
+
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+
+use crate::base::error::{Error, Result};
+use crate::base::extent::{Extent, rest_after};
+use crate::format::manifest::SourceIdentity;
+use crate::source::identity::add_content;
+use crate::source::qemu_nbd::Export;
+use crate::source::served::Server;
+use crate::source::{Opened, Source, check_not_empty};
+use answers::Snapshot;
+use image::Image;
+use tracker::SnapshotTracker;
+
+pub use crate::format::rbd_address::RbdAddress;
+
+/// What `source` is called in a manifest.
+pub(crate) const KIND: &str = "RBD image";
+
+/// Opens an image.
+///
+/// # Errors
+/// [`Error::Source`] if there is no such image, it cannot be reached, or it is empty.
+pub(crate) fn open(address: RbdAddress) -> Result<Opened<'static>> {
+    let image = Image { address };
+    let live_bytes = image.info().map_err(|why| image.error(&why))?.size_bytes;
+    let shared = Arc::new(Shared { image, live_bytes, held: RwLock::default() });
+    let source = Box::new(RbdSource { shared: Arc::clone(&shared) });
+    check_not_empty(&*source)?;
+    Ok(Opened { source, tracker: Some(Box::new(SnapshotTracker { shared })) })
+}
+
+/// Size of an image in bytes.
+///
+/// # Errors
+/// [`Error::Source`] if there is no such image, or it cannot be reached.
+pub(crate) fn size_bytes(address: &RbdAddress) -> Result<u64> {
+    let image = Image { address: address.clone() };
+    let info = image.info().map_err(|why| image.error(&why))?;
+    Ok(info.size_bytes)
+}
+
+/// What the source and its tracker share.
+struct Shared {
+    image: Image,
+    /// Size of the image when it was opened.
+    live_bytes: u64,
+    /// What is read; `None` until there is a snapshot.
+    held: RwLock<Option<Held>>,
+}
+
+/// A snapshot that is served.
+struct Held {
+    snapshot: Snapshot,
+    export: Export,
+    /// Where it may have data, ascending; `None` if that is not known.
+    data: Option<Vec<Extent>>,
+    /// What may have changed, ascending; `None` if that is not known.
+    changed: Option<Vec<Extent>>,
+    /// What the content says.
+    identity: OnceLock<SourceIdentity>,
+}
+
+impl Held {
+    fn new(
+        snapshot: Snapshot,
+        export: Export,
+        data: Option<Vec<Extent>>,
+        changed: Option<Vec<Extent>>,
+    ) -> Self {
+        Held { snapshot, export, data, changed, identity: OnceLock::new() }
+    }
+}
+
+impl Shared {
+    fn held(&self) -> RwLockReadGuard<'_, Option<Held>> {
+        self.held.read().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Has another snapshot read, or none.
+    fn hold(&self, held: Option<Held>) {
+        *self.held.write().unwrap_or_else(|poison| poison.into_inner()) = held;
+    }
+
+    /// The address of our own server says nothing to anybody.
+    fn of_server(&self, error: Error) -> Error {
+        match error {
+            Error::Source { message, .. } => self.image.error(&format!("'qemu-nbd': {message}")),
+            other => other,
+        }
+    }
+}
+
+struct RbdSource {
+    shared: Arc<Shared>,
+}
+
+/// The first of these extents from `offset` on; everything, if they are not known.
+fn next(extents: Option<&Vec<Extent>>, offset: u64, size_bytes: u64) -> Option<Extent> {
+    match extents {
+        Some(extents) => rest_after(extents, offset),
+        None => (offset < size_bytes).then(|| Extent::between(offset, size_bytes)),
+    }
+}
+
+impl Source for RbdSource {
+    /// Before there is a snapshot, without what the content says.
+    fn identity(&self) -> SourceIdentity {
+        let mut identity = self.place();
+        match self.shared.held().as_ref().map(|held| held.identity.get().cloned()) {
+            None => return identity,
+            Some(Some(known)) => return known,
+            Some(None) => add_content(&mut identity, self),
+        }
+        if let Some(held) = &*self.shared.held() {
+            let _ = held.identity.set(identity.clone());
+        }
+        identity
+    }
+
+    fn place(&self) -> SourceIdentity {
+        SourceIdentity::new(self.shared.image.address.to_string(), KIND)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.shared.held().as_ref().map_or(self.shared.live_bytes, |held| held.snapshot.size_bytes)
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        let image = &self.shared.image;
+        let Some(snapshot) = self.shared.held().as_ref().map(|held| held.snapshot.clone()) else {
+            return Ok(image.info().map_err(|why| image.error(&why))?.size_bytes);
+        };
+        let listed = image.snapshots().map_err(|why| image.error(&why))?;
+        match listed.contains(&snapshot) {
+            true => Ok(snapshot.size_bytes),
+            false => {
+                let name = &snapshot.name;
+                Err(image.error(&format!("its snapshot {name} was removed while it was read")))
+            }
+        }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let held = self.shared.held();
+        let held = held.as_ref();
+        let nbd = held.and_then(|held| Some((held.snapshot.size_bytes, held.export.nbd()?)));
+        let Some((size_bytes, nbd)) = nbd else {
+            return Err(self.shared.image.error("it is read only while there is a snapshot of it"));
+        };
+        // QEMU rounds its size up to a sector.
+        let most = size_bytes.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let buffer = buffer.get_mut(..most).unwrap_or_default();
+        nbd.read_at(buffer, offset).map_err(|error| self.shared.of_server(error))
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        let held = self.shared.held();
+        let data = held.as_ref().and_then(|held| held.data.as_ref());
+        Ok(next(data, offset, self.size_bytes()))
+    }
+
+    fn knows_holes(&self) -> bool {
+        self.shared.held().as_ref().is_some_and(|held| held.data.is_some())
+    }
+
+    fn gives_hints(&self) -> bool {
+        self.shared.held().as_ref().is_some_and(|held| held.changed.is_some())
+    }
+
+    fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
+        let held = self.shared.held();
+        let changed = held.as_ref().and_then(|held| held.changed.as_ref());
+        Ok(next(changed, offset, self.size_bytes()))
+    }
+}
