@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Result};
 use crate::policy::config::Declared;
 use crate::source::hooks::attend;
-use crate::source::output::{Output, Unread};
+use crate::source::output::{Output, at_most};
 
 /// How long the program may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ pub(super) fn read(words: &[String]) -> Result<Vec<Declared>> {
     let failed = |why: String| Error::Specification { message: format!("{program}: {why}") };
     let cannot = |error| Error::io(Path::new(program), "run the program")(error);
     let (reader, writer) = io::pipe().map_err(cannot)?;
-    let output = Output::of(reader, MOST_BYTES).map_err(cannot)?;
+    let output = Output::of(reader, |pipe| at_most(pipe, MOST_BYTES)).map_err(cannot)?;
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -43,13 +43,10 @@ pub(super) fn read(words: &[String]) -> Result<Vec<Declared>> {
         }
         (Ok(_), None) => {}
     }
-    let printed = output.all().map_err(|why| match why {
-        Unread::StillOpen => failed(
-            "ended, but another process that it started still has its output open".to_owned(),
-        ),
-        Unread::TooLong => failed(format!("printed more than {} MiB", MOST_BYTES >> 20)),
-        Unread::Failed(error) => cannot(error),
-    })?;
+    let late = "ended, but another process that it started still has its output open";
+    let printed = output.taken().ok_or_else(|| failed(late.to_owned()))?.map_err(cannot)?;
+    let long = || failed(format!("printed more than {} MiB", MOST_BYTES >> 20));
+    let printed = printed.ok_or_else(long)?;
     let text = String::from_utf8(printed)
         .map_err(|_| failed("printed something that is not UTF-8".to_owned()))?;
     Declared::parse_lines(&text, program)

@@ -7,39 +7,30 @@ use std::time::Duration;
 /// How long its output may stay open after its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The output of a program, as far as a limit.
-pub(crate) struct Output {
-    taken: Receiver<io::Result<Vec<u8>>>,
-    most_bytes: u64,
-}
+/// The output of a program, which something reads.
+pub(crate) struct Output<T>(Receiver<T>);
 
-/// Why there is no output.
-pub(crate) enum Unread {
-    /// Another process has it open, although the program has ended.
-    StillOpen,
-    /// It is longer than the limit.
-    TooLong,
-    /// It cannot be read.
-    Failed(io::Error),
-}
-
-impl Output {
+impl<T: Send + 'static> Output<T> {
     /// Reads it in a thread of its own, from before the program starts.
-    pub(crate) fn of(pipe: PipeReader, most_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn of(
+        pipe: PipeReader,
+        read: impl FnOnce(PipeReader) -> T + Send + 'static,
+    ) -> io::Result<Self> {
         let (give, taken) = channel();
-        std::thread::Builder::new().spawn(move || {
-            let mut text = Vec::new();
-            let read = pipe.take(most_bytes.saturating_add(1)).read_to_end(&mut text);
-            // Nobody waits any longer for what comes late.
-            let _ = give.send(read.map(|_| text));
-        })?;
-        Ok(Output { taken, most_bytes })
+        // Nobody waits any longer for what comes late.
+        std::thread::Builder::new().spawn(move || give.send(read(pipe)))?;
+        Ok(Output(taken))
     }
 
-    /// All of it, once the program has ended.
-    pub(crate) fn all(self) -> Result<Vec<u8>, Unread> {
-        let text = self.taken.recv_timeout(PATIENCE).map_err(|_| Unread::StillOpen)?;
-        let text = text.map_err(Unread::Failed)?;
-        if text.len() as u64 > self.most_bytes { Err(Unread::TooLong) } else { Ok(text) }
+    /// What came of it, once the program has ended; `None` if another process still has it open.
+    pub(crate) fn taken(self) -> Option<T> {
+        self.0.recv_timeout(PATIENCE).ok()
     }
+}
+
+/// Reads to the end; `None` if that is behind so many bytes.
+pub(crate) fn at_most(pipe: PipeReader, most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    pipe.take(most_bytes.saturating_add(1)).read_to_end(&mut text)?;
+    Ok(Some(text).filter(|text| text.len() as u64 <= most_bytes))
 }

@@ -5,18 +5,14 @@ use std::ffi::OsString;
 use std::io::{self, PipeReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::hooks::process::{Tail, attend, shorten};
-use super::output::{Output, Unread};
+use super::output::{Output, at_most};
 use crate::base::error::describe_io;
 
 /// Longest output that is read.
 const MOST_OUTPUT_BYTES: u64 = 16 << 20;
-
-/// How long its output may stay open after its end.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a shell exits with when it does not find a program; POSIX, "Shell Command Language", 2.8.2.
 pub(super) const NOT_FOUND: i32 = 127;
@@ -30,6 +26,7 @@ pub(super) struct Program {
 
 pub(super) const QEMU_IMG: Program = Program { name: "qemu-img", package: "qemu-utils" };
 pub(super) const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
+
 /// Why what a program prints is of no use.
 #[derive(Debug)]
 pub(super) struct Misread {
@@ -50,28 +47,17 @@ impl Program {
         arguments: &[OsString],
         within: Duration,
     ) -> std::result::Result<Vec<u8>, String> {
-        let began = Instant::now();
         let name = self.name;
-        let pipes = io::pipe().and_then(|out| Ok((out, io::pipe()?)));
-        let ((stdout, out), (stderr, err)) = pipes.map_err(|error| self.not_run(&error))?;
-        let output = Output::of(stdout, MOST_OUTPUT_BYTES).map_err(|error| self.not_run(&error))?;
-        let mut child = prepared(name, arguments)
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .map_err(|error| self.not_run(&error))?;
-        let mut said = Tail::default();
-        let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
-        if let Some(how) = failure {
-            return Err(format!("'{name}' {how}{}", quoted(&said.lines())));
-        }
-        output.all().map_err(|why| match why {
-            Unread::StillOpen => format!("'{name}' ended and left its output open"),
-            Unread::TooLong => format!("'{name}' printed more than {MOST_OUTPUT_BYTES} bytes"),
-            Unread::Failed(error) => {
-                format!("cannot read what '{name}' prints: {}", describe_io(&error))
-            }
+        self.run_reading(arguments, within, move |pipe| match at_most(pipe, MOST_OUTPUT_BYTES) {
+            Ok(Some(printed)) => Ok(printed),
+            Ok(None) => Err(Misread {
+                why: format!("'{name}' printed more than {MOST_OUTPUT_BYTES} bytes"),
+                is_cut: false,
+            }),
+            Err(error) => Err(Misread {
+                why: format!("cannot read what '{name}' prints: {}", describe_io(&error)),
+                is_cut: true,
+            }),
         })
     }
 
@@ -88,25 +74,23 @@ impl Program {
     ) -> std::result::Result<T, String> {
         let began = Instant::now();
         let name = self.name;
-        let pipes = io::pipe().and_then(|out| Ok((out, io::pipe()?)));
-        let ((stdout, out), (stderr, err)) = pipes.map_err(|error| self.not_run(&error))?;
-        let (give, taken) = channel();
-        let reader = std::thread::Builder::new().spawn(move || give.send(read(stdout)));
-        reader.map_err(|error| self.not_run(&error))?;
+        let not_run = |error: io::Error| self.not_run(&error);
+        let (stdout, out) = io::pipe().map_err(not_run)?;
+        let (stderr, err) = io::pipe().map_err(not_run)?;
+        let output = Output::of(stdout, read).map_err(not_run)?;
         let mut child = prepared(name, arguments)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .spawn()
-            .map_err(|error| self.not_run(&error))?;
+            .map_err(not_run)?;
         let mut said = Tail::default();
         let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
-        let read = taken.recv_timeout(PATIENCE);
-        match (failure, read) {
-            (_, Ok(Err(Misread { why, is_cut: false }))) => Err(why),
+        match (failure, output.taken()) {
+            (_, Some(Err(Misread { why, is_cut: false }))) => Err(why),
             (Some(how), _) => Err(format!("'{name}' {how}{}", quoted(&said.lines()))),
-            (None, Ok(read)) => read.map_err(|misread| misread.why),
-            (None, Err(_)) => Err(format!("'{name}' ended and left its output open")),
+            (None, Some(read)) => read.map_err(|misread| misread.why),
+            (None, None) => Err(format!("'{name}' ended and left its output open")),
         }
     }
 

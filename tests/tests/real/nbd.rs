@@ -59,6 +59,16 @@ fn sparse_image(path: &Path, seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// Whether somebody listens on a socket, which is there a moment earlier; `proc_net_unix(5)`. Without a connection: some
+/// servers end after the first.
+fn is_listening(socket: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let sockets = fs::read_to_string("/proc/net/unix").expect("list the sockets");
+    sockets.lines().any(|line| {
+        line.ends_with(text(socket)) && line.split_ascii_whitespace().nth(3) == Some(ACCEPTS)
+    })
+}
+
 /// A server that ends with its value.
 struct Server {
     process: Running,
@@ -74,7 +84,7 @@ impl Server {
         let process = Running::start(&mut command(&socket));
         let address = format!("nbd+unix:///{export}?socket={}", socket.display());
         let address = address.parse().expect("an address");
-        until("the server listens", || socket.exists());
+        until("the server listens", || is_listening(&socket));
         Server { process, address, folder }
     }
 

@@ -1,6 +1,6 @@
-//! Disks of virtual machines that run, backed up through QEMU's monitor: a revision is the disk as it was at one moment,
-//! whatever the guest writes meanwhile, and only what may have changed is read. `qemu-storage-daemon` stands for the
-//! virtual machine: it has the same disks, jobs and monitor.
+//! Disks of virtual machines that run, backed up through QEMU's monitor: a revision is the disk as it was at one
+//! moment, whatever the guest writes meanwhile, and only what may have changed is read. `qemu-storage-daemon` stands
+//! for the virtual machine: it has the same disks, jobs and monitor.
 
 mod killed;
 mod refused;
@@ -284,8 +284,8 @@ fn every_way_to_change_a_running_disk_is_noticed() {
     }
 }
 
-/// A guest that writes all the time, always to the next of some places: a revision has all writes up to some moment, and
-/// none after it.
+/// A guest that writes all the time, always to the next of some places: a revision has all writes up to some moment,
+/// and none after it.
 #[test]
 fn a_revision_is_a_running_disk_at_one_moment() {
     const PLACES: u64 = 200;
@@ -339,8 +339,8 @@ fn a_revision_is_a_running_disk_at_one_moment() {
     scene.site.check_at_rest();
 }
 
-/// What no bitmap of the disk records makes a doubt, and everything is read: a bitmap that was removed, was disabled, or
-/// could not be saved; an overlay; a backing file that has changed.
+/// What no bitmap of the disk records makes a doubt, and everything is read: a bitmap that was removed, was disabled,
+/// or could not be saved; an overlay; a backing file that has changed.
 #[test]
 fn what_no_bitmap_of_a_running_disk_records_is_a_doubt() {
     let Some(mut scene) = Scene::new("qcow2") else { return };

@@ -28,7 +28,7 @@ pub enum SourceAddress {
     Reflink(PathBuf),
     /// `qcow2:PATH`: the guest's disk in an image file. Backups read it through `qemu-nbd`, and only what has changed.
     Qcow2(PathBuf),
-    /// `qmp:SOCKET/DISK`: a disk of a virtual machine that runs, read as it is at one moment, and only what has changed.
+    /// `qmp:SOCKET/DISK`: a disk of a virtual machine that runs, as it is at one moment, and only what has changed.
     Qmp(QmpAddress),
     /// An export of an NBD server.
     Nbd(NbdAddress),

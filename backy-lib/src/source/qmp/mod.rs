@@ -1,10 +1,10 @@
 //! A disk of a virtual machine that runs, asked for and read through QEMU's own monitor: as it was when the backup
 //! began, while the guest writes on.
 //!
-//! A mark is a dirty bitmap, in which QEMU records what the guest writes from then on. It is made just before the backup
-//! point: what is written in between is recorded in it as well as in the one before, so that it is read now and once
-//! more by the next backup. The bitmap before goes on recording until the backup is settled; the point has a frozen copy
-//! of it. So a backup that fails, however it ends, leaves the mark of the newest revision as it was.
+//! A mark is a dirty bitmap, in which QEMU records what the guest writes from then on. It is made just before the
+//! backup point: what is written in between is recorded in it as well as in the one before, so that it is read now and
+//! once more by the next backup. The bitmap before still records until the backup is settled; the point has a frozen
+//! copy of it. So a backup that fails, however it ends, leaves the mark of the newest revision as it was.
 //!
 //! QEMU keeps the bitmaps of a qcow2 image in the image when it ends, and forgets those of any other.
 

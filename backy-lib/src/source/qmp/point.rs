@@ -200,14 +200,13 @@ impl Point {
         let mut monitor = Monitor::open(&self.place.monitor)?;
         let jobs: Vec<Job> = monitor.ask("query-jobs", Value::Null)?;
         let name = self.name.to_string();
-        match jobs.iter().find(|job| job.id == name) {
-            Some(job) if job.status == "running" => Ok(()),
-            Some(job) => Err(format!(
-                "the job that keeps the disk as it was is not running any more, but {}",
-                job.status.escape_debug()
-            )),
-            None => Err("the job that keeps the disk as it was has ended before the backup; did somebody cancel it?".to_owned()),
-        }
+        let why = match jobs.iter().find(|job| job.id == name) {
+            // While it is paused, it keeps the disk as well.
+            Some(job) if ["running", "paused"].contains(&&*job.status) => return Ok(()),
+            Some(job) => format!("is {}", job.status.escape_debug()),
+            None => "has ended before the backup; did somebody cancel it?".to_owned(),
+        };
+        Err(format!("the job that keeps the disk as it was {why}"))
     }
 }
 

@@ -106,6 +106,17 @@ impl Tracker for DirtyBitmapTracker {
         })
     }
 
+    fn hold(&mut self, name: MarkName) -> Result<()> {
+        let shared = &self.shared;
+        shared.served.replace(None, false);
+        self.ask(|monitor| {
+            let node = disk::find(monitor, shared.address.disk())?;
+            let begun = Point::begin(&shared.place, monitor, &node, (name, None))?;
+            shared.served.replace(Some(begun), false);
+            Ok(())
+        })
+    }
+
     fn doubt(&self, name: MarkName, bookmark: &Bookmark) -> Result<Option<String>> {
         Ok(earlier(&self.node()?, name, bookmark))
     }
