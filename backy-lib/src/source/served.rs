@@ -1,9 +1,10 @@
 //! A disk that something serves by NBD for a backup: opened when it is read first, and anew for a mark.
 
+use std::io::ErrorKind;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::nbd::NbdSource;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 
 /// What serves the disk, if anything does at the moment.
 pub(super) struct Served<S>(RwLock<State<S>>);
@@ -44,8 +45,7 @@ impl<S: Server> Served<S> {
         }
         match state.server.as_ref().and_then(Server::nbd) {
             Some(nbd) => read(nbd),
-            None => Err(std::io::Error::from(std::io::ErrorKind::NotConnected))
-                .map_err(crate::base::error::Error::io("the disk", "read")),
+            None => Err(Error::io("the disk", "read")(ErrorKind::NotConnected.into())),
         }
     }
 

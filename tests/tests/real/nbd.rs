@@ -59,8 +59,8 @@ fn sparse_image(path: &Path, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Whether somebody listens on a socket, which is there a moment earlier; `proc_net_unix(5)`. Without a connection: some
-/// servers end after the first.
+/// Whether somebody listens on a socket, which is there a moment earlier; `proc_net_unix(5)`. Without a connection:
+/// some servers end after the first.
 fn is_listening(socket: &Path) -> bool {
     const ACCEPTS: &str = "00010000";
     let sockets = fs::read_to_string("/proc/net/unix").expect("list the sockets");
