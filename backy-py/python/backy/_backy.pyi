@@ -1101,7 +1101,8 @@ class Bookmark(Report):
     @property
     def tracker(self) -> str:
         """What keeps it: "python" for an object, "reflink" for a clone, "rbd" for a snapshot, "qcow2" and "qmp" for a
-        bitmap."""
+        bitmap.
+        """
     @property
     def id(self) -> str:
         """What distinguishes it from another mark with the same name; of an object what `mark` returned."""
