@@ -7,7 +7,6 @@ mod killed;
 mod refused;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -149,21 +148,6 @@ fn io(cluster: &Cluster, image: &str, commands: &[&str]) {
 
 fn reason(hints: &Value) -> &str {
     hints["reason"].as_str().unwrap_or_else(|| panic!("no reason: {hints}"))
-}
-
-/// The same command with other settings in its environment.
-fn with(settings: &[&String], command: &Command) -> Command {
-    let mut env = Command::new("env");
-    env.args(settings).arg(command.get_program()).args(command.get_args());
-    env
-}
-
-/// Writes a shell script in the place of a program; returns the `PATH` with it.
-fn instead_of(folder: &Path, program: &str, script: &str) -> String {
-    let path = folder.join(program);
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write a program");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make it executable");
-    format!("PATH={}:{}", text(folder), std::env::var("PATH").expect("a PATH"))
 }
 
 /// A revision is the image at one moment, also while it is in use; a backup reads little more than what has changed,

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(full.of("s"), "vms/n/disk@s");
     }
 
-    /// Who does not reach the cluster is told what to look at.
+    /// If the cluster does not answer, the message says what to check.
     #[test]
     fn a_silent_cluster_gets_advice() {
         let said = advised("'rbd' ended: rbd: couldn't connect to the cluster!".to_owned());

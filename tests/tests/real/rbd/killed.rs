@@ -2,38 +2,32 @@
 
 use std::fs;
 
-use super::{Scene, instead_of, with};
+use super::Scene;
 use crate::harness::ceph::Cluster;
 use crate::mounted::until;
-use crate::site::{run, text, words, works};
+use crate::site::{run, text, words};
+use crate::stand_ins::{GRANDPARENT, PARENT, StandIns, real, with};
 
-/// Before a program has done its work, or, if it changes snapshots, also after: nothing goes on running, the next
-/// backup reads only what has changed, and one snapshot is left.
+/// It is killed before a program has done its work and, if that changes snapshots, also after. Then no process of the
+/// backup is left, the next backup reads only what has changed, and one snapshot is left.
 pub(super) fn no_snapshot_stays_for_long(cluster: &Cluster) {
     let mut scene = Scene::new(cluster, "killed");
     scene.backup();
     let count = scene.path("count");
     let mut killed = 0;
     for (then, counted) in [("exit 1", "*"), ("true", "*\" snap create \"*|*\" snap rm \"*")] {
-        let programs = tempfile::tempdir().expect("a temporary folder");
-        let mut path = String::new();
-        // A shell stands between backy and `qemu-nbd`.
-        let above = "$(cut -d ' ' -f 4 /proc/$PPID/stat)";
-        for (program, backy) in [("rbd", "$PPID"), ("ceph", "$PPID"), ("qemu-nbd", above)] {
-            let real = works(
-                std::process::Command::new("sh").args(["-c", &format!("command -v {program}")]),
-            );
-            let real = String::from_utf8(real).expect("a path");
+        let mut programs = StandIns::new();
+        for (program, backy) in [("rbd", PARENT), ("ceph", PARENT), ("qemu-nbd", GRANDPARENT)] {
             let script = format!(
                 "case \" $* \" in {counted}) echo $$ >>{0}\n\
                  if [ $(grep -nx $$ {0} | cut -d : -f 1) = \"$KILL_AT\" ]; then\n\
-                 kill -9 {2}; {then}; fi;; esac\nexec {1} \"$@\"",
+                 kill -9 {backy}; {then}; fi;; esac\nexec {1} \"$@\"",
                 text(&count),
-                real.trim(),
-                backy,
+                text(&real(program)),
             );
-            path = instead_of(programs.path(), program, &script);
+            programs = programs.with(program, &script);
         }
+        let path = programs.first();
         for at in 1.. {
             scene.io(&[&format!("write -P {at} {}M 1000", at % 15)]);
             fs::write(&count, []).expect("forget the count");

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Scene, address, create, instead_of, reason, with};
+use super::{Scene, address, create, reason};
 use crate::harness::ceph::{Cluster, POOL};
 use crate::site::{backy, fails, run, text, words, works};
+use crate::stand_ins::{StandIns, with};
 
 /// Monitors that do not answer: an error after half a minute, which says what to look at.
 pub(super) fn no_cluster_is_reported() {
@@ -89,11 +90,11 @@ fn programs_that_keep_it_from_being_read(scene: &Scene<'_>) {
             "install the Debian package qemu-block-extra",
         ),
     ] {
-        let programs = tempfile::tempdir().expect("a temporary folder");
-        let path = match script {
-            Some(script) => instead_of(programs.path(), program, &script),
-            None => format!("PATH={}", text(programs.path())),
+        let stand_ins = match &script {
+            Some(script) => StandIns::new().with(program, script),
+            None => StandIns::new(),
         };
+        let path = if script.is_some() { stand_ins.first() } else { stand_ins.only() };
         let output = run(&mut with(&[&path], &scene.site.backy(&["backup", "--force"])));
         let said = words(&output);
         let lines = said.lines().filter(|line| !line.contains("old marks at the source are left"));
@@ -120,10 +121,10 @@ fn programs_that_leave_a_doubt(scene: &mut Scene<'_>) {
         ("ceph", "echo no >&2; exit 5".to_owned(), "it is not known which image it is"),
         ("ceph", "echo '[]'".to_owned(), "'ceph fsid' printed something else"),
     ] {
-        let programs = tempfile::tempdir().expect("a temporary folder");
         scene.io(&["write -P 31 3M 1000"]);
         let state = scene.disk();
-        let path = instead_of(programs.path(), program, &script);
+        let stand_ins = StandIns::new().with(program, &script);
+        let path = stand_ins.first();
         let backup = scene.site.backy(&["backup", "--force", "--json"]);
         let output = run(&mut with(&[&path], &backup));
         assert!(output.status.success(), "{part}: {}", words(&output));
