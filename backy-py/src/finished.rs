@@ -70,7 +70,12 @@ impl<T: ToPython> Finished<T> {
     /// The report; or what was raised, with the report as its attribute `report`.
     pub(crate) fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let report = self.value.to_python(py)?;
-        let Some(late) = &self.late else { return Ok(report) };
+        // As late as can be: once this has returned, the interpreter's handler comes before the caller has the report.
+        let signal = match &self.late {
+            None => py.check_signals().err().map(|error| in_context(py, error)),
+            Some(_) => None,
+        };
+        let Some(late) = self.late.as_ref().or(signal.as_ref()) else { return Ok(report) };
         let note = "backy had finished: what the call would have returned is the attribute 'report' of this exception";
         // An exception may refuse attributes, and Python before 3.11 has no notes.
         let _ = late.value(py).setattr("report", report);
