@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::Archive;
 use crate::base::error::{Error, Result};
-use crate::policy::config::SourceAddress;
+use crate::policy::config::{SourceAddress, Tracking};
+use crate::source::libvirt::{self, LibvirtOptions};
 use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::qcow2::ImageFile;
 use crate::source::{self, DeviceSource, Opened, qmp, rbd, reflink};
@@ -40,6 +41,11 @@ impl Archive {
             Some(SourceAddress::Qcow2(path)) if config.hooks.snapshot.is_none() => {
                 let container = self.open_device(&path)?;
                 ImageFile::new(path, config.secret_file).open(&container)
+            }
+            Some(SourceAddress::Libvirt(address)) if config.hooks.snapshot.is_none() => {
+                let Tracking { scratch, quiesce, .. } = config.tracking;
+                let options = LibvirtOptions { scratch, quiesce, secret: config.secret_file };
+                libvirt::open(address, options, self.manifest().archive)
             }
             Some(SourceAddress::Qmp(address)) if config.hooks.snapshot.is_none() => {
                 qmp::open(address, config.tracking.scratch, self.manifest().archive)

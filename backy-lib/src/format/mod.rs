@@ -7,6 +7,7 @@ pub mod digests;
 pub mod disk;
 pub mod file_system;
 pub mod legacy;
+pub(crate) mod libvirt_address;
 pub mod manifest;
 pub(crate) mod name;
 pub(crate) mod nbd_address;

@@ -6,6 +6,7 @@ mod backing;
 mod device;
 pub mod hooks;
 mod identity;
+pub mod libvirt;
 pub mod nbd;
 pub(crate) mod output;
 mod program;
@@ -14,6 +15,8 @@ mod qemu_nbd;
 pub mod qmp;
 pub mod rbd;
 pub mod reflink;
+mod running;
+mod scratch;
 mod served;
 pub mod tracking;
 

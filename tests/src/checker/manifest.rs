@@ -192,6 +192,7 @@ pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> 
             "Python object",
             "NBD export",
             "qcow2 image",
+            "disk of libvirt",
             "disk of QEMU",
             "RBD image",
             "archive of 2014",

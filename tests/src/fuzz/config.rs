@@ -118,6 +118,7 @@ fn written(config: &Config) -> String {
     let mode = config.tracking.mode.as_str();
     let _ = writeln!(text, "[tracking]\nmode = \"{mode}\"\nverify_within = \"{within}s\"");
     let _ = writeln!(text, "scratch = {}", written_path(&config.tracking.scratch));
+    let _ = writeln!(text, "quiesce = \"{}\"", config.tracking.quiesce.as_str());
     write_monitoring(&mut text, &config.monitoring);
     text
 }

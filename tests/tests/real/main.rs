@@ -31,6 +31,7 @@ mod keeping;
 mod kill;
 mod large;
 mod leftovers;
+mod libvirt;
 mod limits;
 mod made;
 mod medium;

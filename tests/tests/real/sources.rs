@@ -12,6 +12,7 @@ use backy_tests::qemu;
 use serde_json::Value;
 
 use crate::disks::Disk;
+use crate::harness::libvirt::Libvirt;
 use crate::qmp::Machine;
 use crate::site::{backy, noise, text, works};
 
@@ -159,6 +160,22 @@ fn the_recipe_for_an_nbd_server_works() {
     };
     let second = follow("An NBD server", (folder.path(), &[]), &disk, &change);
     assert_eq!(second["hints"], Value::Null, "{second}");
+}
+
+/// A disk of a domain that runs.
+#[test]
+fn the_recipe_for_a_domain_works() {
+    let Some(host) = Libvirt::start() else { return };
+    let place = host.path("");
+    let change = |_: &Path| {
+        let output = host.guest("vda", "write -P 7 1M 3000");
+        assert!(output.status.success(), "{output:?}");
+    };
+    let environment = [host.setting()];
+    let disk = |_: &Path| host.disk("vda");
+    let second = follow("A domain of libvirt", (&place, &environment), &disk, &change);
+    assert!(second["hints"]["since"].is_string(), "{second}");
+    assert_eq!(second["read_bytes"], 64 << 10, "{second}");
 }
 
 /// A disk of a machine that runs.

@@ -69,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 37] = [
+pub const KEYS: [Key; 38] = [
     key(
         "",
         "include",
@@ -98,6 +98,7 @@ pub const KEYS: [Key; 37] = [
         "What to back up: the absolute path of a block device or a file. If it is a symbolic link, every \
          backup follows it. \"reflink:PATH\" is a file on XFS or btrfs, of which a backup reads only what has changed; \
          \"qcow2:PATH\" is the guest's disk in an image that no virtual machine has open; \
+         \"libvirt:DOMAIN/DISK\" is a disk of a domain of libvirt; \
          \"qmp:SOCKET/DISK\" is a disk of a virtual machine that runs, with the socket of QEMU's monitor; \
          \"rbd:POOL/IMAGE\" is an image of Ceph RBD, also while it is in use; \
          \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
@@ -257,8 +258,17 @@ pub const KEYS: [Key; 37] = [
         "scratch",
         "\"/srv/scratch\"",
         Some("\"/var/tmp\""),
-        "For a source \"qmp:SOCKET/DISK\": an absolute path of a folder, where QEMU keeps what the virtual machine \
-         overwrites while backy reads its disk.",
+        "For a source \"libvirt:DOMAIN/DISK\" or \"qmp:SOCKET/DISK\": an absolute path of a folder, where QEMU keeps \
+         what the virtual machine overwrites while backy reads its disk.",
+    ),
+    key(
+        "tracking",
+        "quiesce",
+        "\"require\"",
+        Some("\"auto\""),
+        "For a source \"libvirt:DOMAIN/DISK\" that runs. \"auto\": the guest agent freezes the file systems of the \
+         guest for the moment of the backup, if it is connected. \"off\": it does not. \"require\": without the agent \
+         there is no backup.",
     ),
     key(
         "drill",

@@ -50,7 +50,7 @@ pub use monitoring::Monitoring;
 pub use origin::OriginConfig;
 pub use schedule::{Interval, Window};
 pub use source::SourceAddress;
-pub use tracking::{Tracking, TrackingMode};
+pub use tracking::{Quiesce, Tracking, TrackingMode};
 
 /// A longer config is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;

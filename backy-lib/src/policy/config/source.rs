@@ -4,14 +4,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Result};
+use crate::format::libvirt_address::LibvirtAddress;
 use crate::format::nbd_address::NbdAddress;
 use crate::format::qmp_address::QmpAddress;
 use crate::format::rbd_address::RbdAddress;
 
 /// An example of each kind that is no path.
-const EXAMPLES: [&str; 6] = [
+const EXAMPLES: [&str; 7] = [
     "reflink:/srv/vm/mynode.img",
     "qcow2:/srv/vm/mynode.qcow2",
+    "libvirt:mynode/vda",
     "qmp:/run/mynode.qmp/virtio0",
     "rbd:pool/mynode",
     "nbd://host/mynode",
@@ -28,6 +30,8 @@ pub enum SourceAddress {
     Reflink(PathBuf),
     /// `qcow2:PATH`: the guest's disk in an image file. Backups read it through `qemu-nbd`, and only what has changed.
     Qcow2(PathBuf),
+    /// `libvirt:DOMAIN/DISK`: a disk of a libvirt domain, as it is at one moment, and only what has changed.
+    Libvirt(LibvirtAddress),
     /// `qmp:SOCKET/DISK`: a disk of a virtual machine that runs, as it is at one moment, and only what has changed.
     Qmp(QmpAddress),
     /// An export of an NBD server.
@@ -46,6 +50,7 @@ impl SourceAddress {
         match scheme {
             "reflink" => absolute(rest).map(Self::Reflink),
             "qcow2" => absolute(rest).map(Self::Qcow2),
+            "libvirt" => LibvirtAddress::parse(rest).map(Self::Libvirt),
             "qmp" => QmpAddress::parse(rest).map(Self::Qmp),
             "rbd" => RbdAddress::parse(text).map(Self::Rbd),
             _ if NbdAddress::is_meant(text) => NbdAddress::parse(text).map(Self::Nbd),
@@ -66,18 +71,13 @@ impl SourceAddress {
             }
             Some(("reflink", rest)) => absolute(Path::new(rest)).map(Self::Reflink),
             Some(("qcow2", rest)) => absolute(Path::new(rest)).map(Self::Qcow2),
-            Some(("qmp", rest)) => QmpAddress::parse(rest)
-                .map(Self::Qmp)
-                .map_err(|message| Error::Specification { message: format!("source: {message}") }),
+            Some(("libvirt", rest)) => of_source(LibvirtAddress::parse(rest).map(Self::Libvirt)),
+            Some(("qmp", rest)) => of_source(QmpAddress::parse(rest).map(Self::Qmp)),
             Some(("rbd", _)) => {
-                let address = RbdAddress::parse(&path.to_string_lossy());
-                address.map(Self::Rbd).map_err(|message| Error::Specification { message })
+                of_source(RbdAddress::parse(&path.to_string_lossy()).map(Self::Rbd))
             }
             // A file may have such a name.
-            Some(_) if !path.exists() => {
-                let message = unknown_scheme(&path.to_string_lossy());
-                Err(Error::Specification { message: format!("source: {message}") })
-            }
+            Some(_) if !path.exists() => of_source(Err(unknown_scheme(&path.to_string_lossy()))),
             _ => absolute(path).map(Self::Path),
         }
     }
@@ -86,7 +86,7 @@ impl SourceAddress {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) | Self::Reflink(path) => Some(path),
-            Self::Qcow2(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => None,
+            Self::Qcow2(_) | Self::Libvirt(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => None,
         }
     }
 
@@ -94,7 +94,7 @@ impl SourceAddress {
     pub(crate) fn hooked(&self) -> PathBuf {
         match self {
             Self::Path(path) | Self::Reflink(path) | Self::Qcow2(path) => path.clone(),
-            Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => self.written(),
+            Self::Libvirt(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => self.written(),
         }
     }
 
@@ -109,6 +109,7 @@ impl SourceAddress {
             Self::Path(path) => path.clone(),
             Self::Reflink(path) => with("reflink:", path),
             Self::Qcow2(path) => with("qcow2:", path),
+            Self::Libvirt(address) => address.to_string().into(),
             Self::Qmp(address) => address.to_string().into(),
             Self::Nbd(address) => address.to_string().into(),
             Self::Rbd(address) => address.to_string().into(),
@@ -120,6 +121,11 @@ impl fmt::Display for SourceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.written().display().fmt(f)
     }
+}
+
+/// An address that somebody has typed.
+fn of_source(parsed: std::result::Result<SourceAddress, String>) -> Result<SourceAddress> {
+    parsed.map_err(|message| Error::Specification { message: format!("source: {message}") })
 }
 
 /// The part before a colon, if that is before any slash, and what follows.
@@ -158,6 +164,7 @@ mod tests {
             "reflink:/srv/vm/my node.img",
             "reflink:/x:y",
             "qcow2:/srv/vm/my,node.qcow2",
+            "libvirt:my node/vda",
             "qmp:/run/my node.qmp/drive-scsi0",
             "nbd://host/a",
             "nbd+unix:///?socket=/x",
@@ -177,6 +184,7 @@ mod tests {
             ("ceph:a/b", "unknown kind of source"),
             ("ceph:/a/b", "reflink:/srv/vm/mynode.img"),
             ("nbd+unix:///a", "socket"),
+            ("libvirt:mynode", "libvirt:mynode/vda"),
             ("rbd:/vms/disk", "empty name"),
             ("", "expected an absolute path"),
             (":/x", "expected an absolute path"),

@@ -32,6 +32,29 @@ impl TrackingMode {
     }
 }
 
+/// Whether the file systems of a guest are frozen for the moment at which its disk is backed up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quiesce {
+    /// If the guest agent is connected.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Fail if the guest agent is not connected.
+    Require,
+}
+
+impl Quiesce {
+    /// As in `backy.toml`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Quiesce::Auto => "auto",
+            Quiesce::Off => "off",
+            Quiesce::Require => "require",
+        }
+    }
+}
+
 /// How far a backup relies on what the source reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracking {
@@ -41,12 +64,18 @@ pub struct Tracking {
     pub verify_within: SignedDuration,
     /// The folder for what a running virtual machine overwrites during a backup.
     pub scratch: PathBuf,
+    /// Whether the file systems of its guest are frozen.
+    pub quiesce: Quiesce,
 }
 
 impl Default for Tracking {
     fn default() -> Self {
-        let verify_within = SignedDuration::from_hours(30 * 24);
-        Tracking { mode: TrackingMode::default(), verify_within, scratch: "/var/tmp".into() }
+        Tracking {
+            mode: TrackingMode::default(),
+            verify_within: SignedDuration::from_hours(30 * 24),
+            scratch: "/var/tmp".into(),
+            quiesce: Quiesce::default(),
+        }
     }
 }
 
@@ -56,19 +85,31 @@ pub(super) struct RawTracking {
     mode: Option<Spanned<String>>,
     verify_within: Option<Spanned<String>>,
     scratch: Option<Spanned<String>>,
+    quiesce: Option<Spanned<String>>,
+}
+
+/// One of several words.
+fn word<T: Copy>(
+    key: &str,
+    written: Option<Spanned<String>>,
+    all: [(T, &str); 3],
+) -> Result<Option<T>, Flaw> {
+    let Some(written) = written else { return Ok(None) };
+    let found = written.get_ref();
+    if let Some((value, _)) = all.iter().find(|(_, word)| word == found) {
+        return Ok(Some(*value));
+    }
+    let [first, second, third] = all.map(|(_, word)| word);
+    let message = format!("{key}: found {found:?}, expected {first:?}, {second:?} or {third:?}");
+    Err(flaw(&written, message))
 }
 
 pub(super) fn check(raw: RawTracking) -> Result<Tracking, Flaw> {
     let default = Tracking::default();
-    let all = [TrackingMode::Auto, TrackingMode::Off, TrackingMode::Require];
-    let mode = raw.mode.map(|text| {
-        let found = text.get_ref();
-        all.into_iter().find(|mode| mode.as_str() == found).ok_or_else(|| {
-            let message =
-                format!("mode: found {found:?}, expected \"auto\", \"off\" or \"require\"");
-            flaw(&text, message)
-        })
-    });
+    let modes = [TrackingMode::Auto, TrackingMode::Off, TrackingMode::Require];
+    let mode = word("mode", raw.mode, modes.map(|mode| (mode, mode.as_str())))?;
+    let all = [Quiesce::Auto, Quiesce::Off, Quiesce::Require];
+    let quiesce = word("quiesce", raw.quiesce, all.map(|quiesce| (quiesce, quiesce.as_str())))?;
     let within = raw.verify_within.map(|text| {
         parse_time("verify_within", text.get_ref()).map_err(|message| flaw(&text, message))
     });
@@ -76,8 +117,9 @@ pub(super) fn check(raw: RawTracking) -> Result<Tracking, Flaw> {
         absolute(text.get_ref()).map_err(|message| flaw(&text, format!("scratch: {message}")))
     });
     Ok(Tracking {
-        mode: mode.transpose()?.unwrap_or(default.mode),
+        mode: mode.unwrap_or(default.mode),
         verify_within: within.transpose()?.unwrap_or(default.verify_within),
         scratch: scratch.transpose()?.unwrap_or(default.scratch),
+        quiesce: quiesce.unwrap_or(default.quiesce),
     })
 }

@@ -42,10 +42,11 @@ struct Part {
 
 #[derive(Deserialize)]
 struct Specific {
+    #[serde(default)]
     data: Data,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct Data {
     compat: Option<String>,
     #[serde(rename = "data-file")]
@@ -55,20 +56,21 @@ struct Data {
 }
 
 impl Image {
-    /// Reads what `qemu-img info --output=json --backing-chain` has printed.
+    /// Reads what `qemu-img info --output=json --backing-chain` has printed of an image of a format.
     ///
     /// # Errors
     /// A sentence: what was found, and what was expected.
-    pub(super) fn parse(printed: &[u8]) -> std::result::Result<Self, String> {
+    pub(super) fn parse(printed: &[u8], wanted: &str) -> std::result::Result<Self, String> {
         let parts: Vec<Part> = serde_json::from_slice(printed).map_err(|error| {
             format!("'qemu-img info' printed something else than expected: {error}")
         })?;
         let mut parts = parts.into_iter();
-        let Some(Part { size_bytes, specific: Some(specific), format, encrypted, .. }) =
-            parts.next().filter(|top| top.format == "qcow2")
+        let Some(Part { size_bytes, specific, format, encrypted, .. }) =
+            parts.next().filter(|top| top.format == wanted)
         else {
-            return Err("'qemu-img info' describes no qcow2 image".to_owned());
+            return Err(format!("'qemu-img info' describes no {wanted} image"));
         };
+        let has_bitmaps = format == super::QCOW2;
         let parts: Vec<Part> = parts.collect();
         let kinds = std::iter::once((encrypted, &format))
             .chain(parts.iter().map(|part| (part.encrypted, &part.format)));
@@ -79,9 +81,11 @@ impl Image {
                 (depth, if format == "luks" { "key-secret" } else { "encrypt.key-secret" })
             })
             .collect();
-        let Data { compat, data_file, bitmaps } = specific.data;
+        let data = specific.filter(|_| has_bitmaps).map(|specific| specific.data);
+        let Data { compat, data_file, bitmaps } = data.unwrap_or_default();
         let chain = backing::identify(parts.iter().map(|part| part.filename.as_str()));
         let obstacle = match (compat.as_deref(), data_file) {
+            _ if !has_bitmaps => Some(format!("an image in the format {wanted} keeps no bitmaps")),
             (Some("0.10"), _) => Some(
                 "an image of version 2 keeps no bitmaps; 'qemu-img amend -f qcow2 -o compat=1.1' makes it version 3"
                     .to_owned(),
@@ -149,7 +153,7 @@ mod tests {
     }
 
     fn image(top: &str, rest: &str) -> Image {
-        Image::parse(printed(top, rest).as_bytes()).unwrap()
+        Image::parse(printed(top, rest).as_bytes(), "qcow2").unwrap()
     }
 
     /// Bitmaps that were not saved, do not record, or have other units are doubted; those of others do not count.
@@ -210,7 +214,7 @@ mod tests {
             assert!(found.contains(expected), "{found}");
         }
         let old = printed("", "").replace("1.1", "0.10");
-        let found = Image::parse(old.as_bytes()).unwrap().obstacle.unwrap();
+        let found = Image::parse(old.as_bytes(), "qcow2").unwrap().obstacle.unwrap();
         assert!(found.contains("compat=1.1"), "{found}");
     }
 
@@ -220,7 +224,7 @@ mod tests {
         let rest = r#",{"filename":"/b","format":"raw","virtual-size":1},
             {"filename":"/c","format":"luks","virtual-size":1,"encrypted":true}"#;
         let printed = printed("", rest).replacen(r#""/a","#, r#""/a","encrypted":true,"#, 1);
-        let image = Image::parse(printed.as_bytes()).unwrap();
+        let image = Image::parse(printed.as_bytes(), "qcow2").unwrap();
         assert_eq!(image.encrypted, [(0, "encrypt.key-secret"), (2, "key-secret")]);
     }
 
@@ -238,7 +242,7 @@ mod tests {
             } else {
                 bytes.truncate(cut);
             }
-            if let Err(message) = Image::parse(&bytes) {
+            if let Err(message) = Image::parse(&bytes, "qcow2") {
                 prop_assert!(message.contains("qemu-img info"), "{}", message);
             }
         }

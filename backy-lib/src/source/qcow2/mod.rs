@@ -30,23 +30,49 @@ use crate::source::{DeviceSource, Opened, Source, check_not_empty};
 use info::Image;
 use tracker::BitmapTracker;
 
+pub(super) use tracker::bookmark;
+
+/// What it is called in the manifest.
+const KIND: &str = "qcow2 image";
+
 /// How long `qemu-img` may take.
 const WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// What QEMU says of an image that another program writes to.
 const LOCKED: &str = "\"write\" lock";
 
+/// The formats that are read, as QEMU calls them.
+const FORMATS: [&str; 2] = [QCOW2, "raw"];
+
+const QCOW2: &str = "qcow2";
+
 /// An image file, and what opens it.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageFile {
     path: PathBuf,
+    format: &'static str,
     /// The file with the passphrase.
     secret: Option<PathBuf>,
 }
 
 impl ImageFile {
     pub(crate) fn new(path: PathBuf, secret: Option<PathBuf>) -> Self {
-        ImageFile { path, secret }
+        ImageFile { path, format: QCOW2, secret }
+    }
+
+    /// The same file, taken for one of another format.
+    ///
+    /// # Errors
+    /// A sentence, if that cannot be read.
+    pub(super) fn of_format(self, wanted: &str) -> std::result::Result<Self, String> {
+        let known = FORMATS.into_iter().find(|format| *format == wanted);
+        known.map(|format| ImageFile { format, ..self }).ok_or_else(|| {
+            format!(
+                "its image cannot be read while no virtual machine runs: found the format {}, expected {}",
+                wanted.escape_debug(),
+                FORMATS.join(" or ")
+            )
+        })
     }
 
     /// Size of the guest's disk in bytes; `None` while something has it open for writing.
@@ -67,9 +93,15 @@ impl ImageFile {
     /// [`Error::Source`] if it is no qcow2 image, a virtual machine has it open, or it is encrypted and there is no
     /// passphrase.
     pub(crate) fn open(self, container: &DeviceSource) -> Result<Opened<'static>> {
+        self.open_as(SourceIdentity { kind: KIND.to_owned(), ..container.identity() })
+    }
+
+    /// Opens the guest's disk, for something that calls it differently.
+    ///
+    /// # Errors
+    /// As for [`ImageFile::open`].
+    pub(super) fn open_as(self, place: SourceIdentity) -> Result<Opened<'static>> {
         let image = self.look()?;
-        let mut place = container.identity();
-        place.kind = "qcow2 image".to_owned();
         let shared = Arc::new(Shared {
             options: self.options(&image, true)?,
             own: self.options(&image, false)?,
@@ -90,15 +122,15 @@ impl ImageFile {
 
     fn info(&self) -> std::result::Result<Image, String> {
         let mut words: Vec<OsString> =
-            ["info", "--output=json", "--backing-chain", "-f", "qcow2"].map(Into::into).into();
+            ["info", "--output=json", "--backing-chain", "-f", self.format].map(Into::into).into();
         words.push(self.path.clone().into());
-        Image::parse(&QEMU_IMG.run(&words, WITHIN)?)
+        Image::parse(&QEMU_IMG.run(&words, WITHIN)?, self.format)
     }
 
     /// The options with which QEMU's programs open it, with what is below it or without.
     fn options(&self, image: &Image, with_chain: bool) -> Result<Vec<OsString>> {
         let mut words = Vec::new();
-        let mut options = OsString::from("driver=qcow2,file.filename=");
+        let mut options = OsString::from(format!("driver={},file.filename=", self.format));
         options.push(escaped(self.path.as_os_str()));
         if !image.encrypted.is_empty() {
             let Some(secret) = &self.secret else {
@@ -232,7 +264,7 @@ mod tests {
     fn options_name_the_file_and_the_passphrase() {
         let file = |secret: Option<&str>| ImageFile::new("/a,b".into(), secret.map(Into::into));
         let printed = r#"[{"filename":"/a,b","format":"qcow2","virtual-size":1,"format-specific":{"data":{}}}]"#;
-        let plain = Image::parse(printed.as_bytes()).unwrap();
+        let plain = Image::parse(printed.as_bytes(), QCOW2).unwrap();
         let words = file(Some("/key")).options(&plain, true).unwrap();
         assert_eq!(words, ["--image-opts", "driver=qcow2,file.filename=/a,,b"]);
         let encrypted =

@@ -23,6 +23,11 @@ const GRANULARITY: u64 = 64 << 10;
 /// Only its name, which has two UUIDs, distinguishes a bitmap.
 const ID: &str = "persistent bitmap";
 
+/// The bookmark of a bitmap in an image with these backing files.
+pub(in crate::source) fn bookmark(chain: String, granularity: u64) -> Bookmark {
+    Bookmark::new(TRACKER, ID.to_owned(), chain, granularity)
+}
+
 pub(super) struct BitmapTracker {
     pub shared: Arc<Shared>,
 }
@@ -109,7 +114,7 @@ impl Tracker for BitmapTracker {
         let (Ok(chain), None) = (&now.chain, now.doubt(name, GRANULARITY)) else {
             return Ok(Marked::none(format!("the bitmap {name} is not as it was made")));
         };
-        let bookmark = Bookmark::new(TRACKER, ID.to_owned(), chain.clone(), GRANULARITY);
+        let bookmark = bookmark(chain.clone(), GRANULARITY);
         let changed = since
             .filter(|_| is_tracked)
             .and_then(|(since, known)| Self::earlier(&now, since, known));

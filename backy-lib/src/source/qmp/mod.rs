@@ -14,20 +14,14 @@ mod point;
 mod tracker;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 
-use crate::base::error::{Error, Result};
-use crate::base::escape;
-use crate::base::extent::Extent;
+use crate::base::error::Result;
 use crate::base::mark::{ArchiveId, MarkName};
-use crate::format::manifest::SourceIdentity;
 pub use crate::format::qmp_address::QmpAddress;
-use crate::source::identity::add_content;
-use crate::source::nbd::NbdSource;
-use crate::source::served::{Served, Server};
-use crate::source::{Opened, Source, check_not_empty};
+use crate::source::Opened;
+use crate::source::running::{self, Machine, Running};
 use monitor::Monitor;
-use point::{Place, Point};
+use point::{Place, QmpPoint};
 use tracker::DirtyBitmapTracker;
 
 /// What it is called in the manifest.
@@ -36,7 +30,7 @@ pub(crate) const KIND: &str = "disk of QEMU";
 /// Opens a disk. Scratch files go below the folder `scratch`, with the name of the archive, if it has one yet.
 ///
 /// # Errors
-/// [`Error::Source`] if no QEMU answers, or if it has no such disk.
+/// [`Error::Source`](crate::Error::Source) if no QEMU answers, or if it has no such disk.
 pub(crate) fn open(
     address: QmpAddress,
     scratch: PathBuf,
@@ -45,118 +39,31 @@ pub(crate) fn open(
     let place = Place { monitor: address.monitor().to_owned(), scratch };
     let node = Monitor::open(&place.monitor)
         .and_then(|mut monitor| disk::find(&mut monitor, address.disk()))
-        .map_err(|why| error(&address, &why))?;
-    let shared = Arc::new(Shared {
-        address,
-        place,
-        unmarked: MarkName::passing(archive),
-        size_bytes: node.size_bytes(),
-        served: Served::not_yet(),
-        identity: OnceLock::new(),
-    });
-    let source = Box::new(QmpSource { shared: Arc::clone(&shared) });
-    check_not_empty(&*source)?;
-    Ok(Opened { source, tracker: Some(Box::new(DirtyBitmapTracker { shared })) })
+        .map_err(|why| running::error(address.to_string(), &why))?;
+    let machine = QmpMachine { address, place, unmarked: MarkName::passing(archive) };
+    let disk = Running::open(machine, node.size_bytes())?;
+    Ok(Opened { source: disk.source(), tracker: Some(Box::new(DirtyBitmapTracker { disk })) })
 }
 
-fn error(address: &QmpAddress, why: &str) -> Error {
-    let message = escape::line(why).into_owned();
-    Error::Source { path: address.to_string().into(), message }
-}
-
-/// What the source and its tracker share.
-struct Shared {
+struct QmpMachine {
     address: QmpAddress,
     place: Place,
     /// The name of a point that is no mark.
     unmarked: MarkName,
-    /// When it was opened.
-    size_bytes: u64,
-    served: Served<Point>,
-    identity: OnceLock<SourceIdentity>,
 }
 
-impl Shared {
-    /// Lets something read the disk as it was at the point, which begins now at the latest.
-    fn read<T>(&self, read: impl FnOnce(&NbdSource) -> Result<T>) -> Result<T> {
-        let open = || {
-            let begun = Monitor::open(&self.place.monitor).and_then(|mut monitor| {
-                let node = disk::find(&mut monitor, self.address.disk())?;
-                Point::begin(&self.place, &mut monitor, &node, (self.unmarked, None))
-            });
-            begun.map_err(|why| error(&self.address, &why))
-        };
-        self.served.read(open, |nbd| read(nbd).map_err(|error| self.of_server(error)))
+impl Machine for QmpMachine {
+    const KIND: &'static str = KIND;
+
+    type Point = QmpPoint;
+
+    fn address(&self) -> String {
+        self.address.to_string()
     }
 
-    /// The address of the export says nothing to anybody.
-    fn of_server(&self, failure: Error) -> Error {
-        match failure {
-            Error::Source { message, .. } => error(&self.address, &format!("QEMU: {message}")),
-            other => other,
-        }
-    }
-
-    fn look(&self, look: impl FnOnce(&Point) -> std::result::Result<(), String>) -> Result<()> {
-        let found = self.served.look(look).unwrap_or(Ok(()));
-        found.map_err(|why| error(&self.address, &why))
-    }
-}
-
-struct QmpSource {
-    shared: Arc<Shared>,
-}
-
-impl Source for QmpSource {
-    fn identity(&self) -> SourceIdentity {
-        let read = || {
-            let mut identity = self.place();
-            add_content(&mut identity, self);
-            identity
-        };
-        self.shared.identity.get_or_init(read).clone()
-    }
-
-    fn place(&self) -> SourceIdentity {
-        SourceIdentity::new(self.shared.address.to_string(), KIND)
-    }
-
-    fn size_bytes(&self) -> u64 {
-        let served = self.shared.served.look(|point| point.nbd().map(NbdSource::size_bytes));
-        served.flatten().unwrap_or(self.shared.size_bytes)
-    }
-
-    /// Fails as well if what was read may not be the disk as it was at one moment.
-    fn current_size_bytes(&self) -> Result<u64> {
-        self.shared.look(Point::check_whole)?;
-        self.shared.read(|nbd| nbd.current_size_bytes())
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.shared.look(Point::check_space)?;
-        self.shared.read(|nbd| nbd.read_at(buffer, offset))
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        self.shared.read(|nbd| nbd.next_data(offset))
-    }
-
-    fn knows_holes(&self) -> bool {
-        true
-    }
-
-    fn gives_hints(&self) -> bool {
-        self.shared.served.is_tracked()
-    }
-
-    fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
-        self.shared.read(|nbd| nbd.next_dirty(offset))
-    }
-}
-
-impl Drop for QmpSource {
-    /// The guest does not write twice any longer than the disk is read.
-    fn drop(&mut self) {
-        self.shared.served.replace(None, false);
+    fn begin(&self) -> std::result::Result<QmpPoint, String> {
+        let mut monitor = Monitor::open(&self.place.monitor)?;
+        let node = disk::find(&mut monitor, self.address.disk())?;
+        QmpPoint::begin(&self.place, &mut monitor, &node, (self.unmarked, None))
     }
 }

@@ -17,6 +17,7 @@ use crate::base::error::describe_io;
 use crate::base::escape;
 use crate::base::fork::Withheld;
 use crate::source::nbd::open_unix;
+use crate::source::scratch::Owner;
 
 /// Longest message.
 const MOST_BYTES: u64 = 16 << 20;
@@ -45,13 +46,6 @@ impl Read for Link {
         let mut stream: &UnixStream = &self.0;
         stream.read(buffer)
     }
-}
-
-/// User and group of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub user: u32,
-    pub group: u32,
 }
 
 /// What QEMU sends after its greeting.

@@ -11,54 +11,28 @@
 //! | the node of the scratch file, whose name has at most 31 bytes | `backy-` and the ends of both UUIDs |
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chown, openat, statat, statvfs, unlinkat,
-};
-use rustix::io::Errno;
-use rustix::process::geteuid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::disk::{self, Node};
 use super::monitor::Monitor;
-use crate::base::error::{Error, describe_io};
+use crate::base::error::describe_io;
 use crate::base::fork::Maker;
 use crate::base::mark::{ArchiveId, MarkName};
-use crate::base::units::display_size;
-use crate::source::nbd::{NbdAddress, NbdOptions, NbdSource, open_unix};
+use crate::source::nbd::NbdSource;
 use crate::source::program::QEMU_IMG;
+use crate::source::running::Point;
+use crate::source::scratch::{self, Folder, Space};
 use crate::source::served::Server;
-
-/// The files in the folder of a point.
-const SCRATCH: &str = "scratch.qcow2";
-const SOCKET: &str = "nbd";
-
-/// Permissions of that folder.
-const MODE: u32 = 0o700;
-
-/// Longest path of a socket, `sun_path` of unix(7) without the zero at its end.
-const MOST_PATH_BYTES: usize = 107;
-
-/// What has to be free for the scratch file when a point begins, if the disk is that large.
-const FREE_BYTES: u64 = 1 << 30;
-
-/// How often to look whether there still is half of that.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a job, an export or a program may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often to look whether it has.
 const TICK: Duration = Duration::from_millis(5);
-
-/// How long our own server may take to accept a connection.
-const TO_CONNECT: Duration = Duration::from_secs(10);
 
 /// Where the monitor is, and where scratch files go.
 #[derive(Debug, Clone)]
@@ -68,14 +42,12 @@ pub(super) struct Place {
 }
 
 /// A point that has begun.
-pub(super) struct Point {
+pub(super) struct QmpPoint {
     place: Place,
     name: MarkName,
     /// `None` once it is ended.
     nbd: Option<NbdSource>,
-    /// What has to stay free.
-    floor_bytes: u64,
-    looked: Mutex<Instant>,
+    space: Space,
     maker: Maker,
 }
 
@@ -92,7 +64,7 @@ struct Exported {
     kind: String,
 }
 
-impl Point {
+impl QmpPoint {
     /// Begins one. With `since`, a bitmap of the disk, the export says what has been written since that was made.
     ///
     /// # Errors
@@ -120,19 +92,9 @@ impl Point {
         (name, since): (MarkName, Option<MarkName>),
     ) -> Result<Self, String> {
         let folder = place.folder(name);
-        let socket = folder.join(SOCKET);
-        let length = socket.as_os_str().len();
-        if length > MOST_PATH_BYTES {
-            return Err(format!(
-                "the path of a socket in it would be {length} bytes long, expected at most {MOST_PATH_BYTES}; set a \
-                 shorter scratch in [tracking]: {}",
-                place.scratch.display()
-            ));
-        }
-        let floor_bytes = node.size_bytes().min(FREE_BYTES);
-        check_free(&place.scratch, floor_bytes)?;
-        make(&folder, monitor, node.size_bytes())?;
-        let address = json!({"addr": {"type": "unix", "data": {"path": path_text(&socket)?}}});
+        let space = make(&folder, monitor, node.size_bytes())?;
+        let path = path_text(&folder.socket())?.to_owned();
+        let address = json!({"addr": {"type": "unix", "data": {"path": path}}});
         if let Err(why) = monitor.run("nbd-server-start", address) {
             let served = exports(monitor)?.into_iter().filter(|export| export.kind == "nbd");
             let served: Vec<String> = served.map(|export| export.id).collect();
@@ -147,7 +109,7 @@ impl Point {
         let scratch = json!({
             "driver": "qcow2",
             "node-name": node_name(name),
-            "file": {"driver": "file", "filename": path_text(&folder.join(SCRATCH))?},
+            "file": {"driver": "file", "filename": path_text(&folder.file())?},
             "backing": node.name,
         });
         monitor.run("blockdev-add", scratch)?;
@@ -170,33 +132,17 @@ impl Point {
         let export = json!({"type": "nbd", "id": name.to_string(), "node-name": node_name(name),
                             "name": name.to_string(), "bitmaps": bitmaps});
         monitor.run("block-export-add", export)?;
-        let stream = open_unix(&socket, TO_CONNECT).map_err(|error| {
-            format!("cannot connect to {}: {}", socket.display(), describe_io(&error))
-        })?;
-        let address = NbdAddress::parse(&format!("nbd+unix:///{name}?socket=/nbd"))?;
-        let options = NbdOptions { bitmap: since.map(|_| changed), ..NbdOptions::default() };
-        let nbd =
-            NbdSource::over_unix(stream, &address, &options).map_err(|error| match error {
-                Error::Source { message, .. } => message,
-                other => other.to_string(),
-            })?;
-        let (place, looked) = (place.clone(), Mutex::new(Instant::now()));
-        Ok(Point { place, name, nbd: Some(nbd), floor_bytes, looked, maker: Maker::this() })
+        let nbd = folder.connect(&name.to_string(), since.map(|_| changed))?;
+        Ok(QmpPoint { place: place.clone(), name, nbd: Some(nbd), space, maker: Maker::this() })
+    }
+}
+
+impl Point for QmpPoint {
+    fn check_space(&self) -> Result<(), String> {
+        self.space.check()
     }
 
-    /// Fails if the scratch file may soon have no space: then the guest could not write any more. From time to time, it
-    /// looks.
-    pub(super) fn check_space(&self) -> Result<(), String> {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.elapsed() < LOOK {
-            return Ok(());
-        }
-        *looked = Instant::now();
-        check_free(&self.place.scratch, self.floor_bytes / 2)
-    }
-
-    /// Fails if the export may not have been the disk as it was at the beginning.
-    pub(super) fn check_whole(&self) -> Result<(), String> {
+    fn check_whole(&self) -> Result<(), String> {
         let mut monitor = Monitor::open(&self.place.monitor)?;
         let jobs: Vec<Job> = monitor.ask("query-jobs", Value::Null)?;
         let name = self.name.to_string();
@@ -210,13 +156,13 @@ impl Point {
     }
 }
 
-impl Server for Point {
+impl Server for QmpPoint {
     fn nbd(&self) -> Option<&NbdSource> {
         self.nbd.as_ref()
     }
 }
 
-impl Drop for Point {
+impl Drop for QmpPoint {
     fn drop(&mut self) {
         self.nbd = None;
         if self.maker.is_this() {
@@ -228,8 +174,8 @@ impl Drop for Point {
 }
 
 impl Place {
-    fn folder(&self, name: MarkName) -> PathBuf {
-        self.scratch.join(name.to_string())
+    fn folder(&self, name: MarkName) -> Folder {
+        Folder::of(&self.scratch, name)
     }
 }
 
@@ -253,16 +199,7 @@ pub(super) fn end_all(
     for node in disk::nodes(monitor)? {
         node.bitmaps().filter(|name| name.ends_with(".changed")).for_each(&mut add);
     }
-    match fs::read_dir(&place.scratch) {
-        Ok(entries) => {
-            entries.flatten().for_each(|entry| add(&entry.file_name().to_string_lossy()));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            let how = describe_io(&error);
-            return Err(format!("cannot list {}: {how}", place.scratch.display()));
-        }
-    }
+    names.extend(scratch::names(&place.scratch, archive)?);
     names.into_iter().try_for_each(|name| end(place, monitor, name))
 }
 
@@ -289,7 +226,7 @@ fn end(place: &Place, monitor: &mut Monitor, name: MarkName) -> Result<(), Strin
     }
     let folder = place.folder(name);
     // The server is ours if it listens in our folder.
-    if open_unix(&folder.join(SOCKET), TO_CONNECT).is_ok() {
+    if folder.is_served() {
         if let Some(other) = exports(monitor)?.into_iter().find(|export| export.kind == "nbd") {
             return Err(format!(
                 "the NBD server that backy started in QEMU is in use for {}; remove that export (block-export-del)",
@@ -298,8 +235,7 @@ fn end(place: &Place, monitor: &mut Monitor, name: MarkName) -> Result<(), Strin
         }
         monitor.run("nbd-server-stop", Value::Null)?;
     }
-    remove(&folder)
-        .map_err(|error| format!("cannot remove {}: {}", folder.display(), describe_io(&error)))
+    folder.remove()
 }
 
 pub(super) fn remove_bitmap(monitor: &mut Monitor, node: &Node, name: &str) -> Result<(), String> {
@@ -349,73 +285,20 @@ fn path_text(path: &Path) -> Result<&str, String> {
 }
 
 /// Makes the folder with an empty scratch file, for the user who runs QEMU.
-fn make(folder: &Path, monitor: &Monitor, size_bytes: u64) -> Result<(), String> {
-    let failed =
-        |error: io::Error| format!("cannot make {}: {}", folder.display(), describe_io(&error));
-    rustix::fs::mkdir(folder, Mode::from_raw_mode(MODE)).map_err(|errno| failed(errno.into()))?;
-    let scratch = folder.join(SCRATCH);
+fn make(folder: &Folder, monitor: &Monitor, size_bytes: u64) -> Result<Space, String> {
+    let space = folder.make(size_bytes)?;
     let words = [
         "create".into(),
         "-q".into(),
         "-f".into(),
         "qcow2".into(),
-        scratch.clone().into(),
+        folder.file().into(),
         size_bytes.to_string().into(),
     ];
     QEMU_IMG.run(&words, PATIENCE)?;
-    let owner = monitor.owner().map_err(failed)?;
-    let own = geteuid();
-    if own.is_root() && owner.user != own.as_raw() {
-        let (user, group) = (Some(Uid::from_raw(owner.user)), Some(Gid::from_raw(owner.group)));
-        for path in [&scratch, folder] {
-            chown(path, user, group).map_err(|errno| failed(errno.into()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes a folder of ours with what QEMU and we put there.
-fn remove(folder: &Path) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = match openat(rustix::fs::CWD, folder, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        opened => opened?,
-    };
-    for name in [SCRATCH, SOCKET] {
-        match statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(errno.into()),
-            Ok(found) => match FileType::from_raw_mode(found.st_mode) {
-                FileType::RegularFile | FileType::Socket => {}
-                _ => {
-                    return Err(io::Error::other(format!(
-                        "it has a {name} that backy did not make"
-                    )));
-                }
-            },
-        }
-        unlinkat(&opened, name, AtFlags::empty())?;
-    }
-    fs::remove_dir(folder)
-}
-
-fn check_free(folder: &Path, expected: u64) -> Result<(), String> {
-    let found = statvfs(folder).map_err(|errno| {
-        format!(
-            "cannot use {} for the scratch file: {}",
-            folder.display(),
-            describe_io(&errno.into())
-        )
-    })?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    if free >= expected {
-        return Ok(());
-    }
-    Err(format!(
-        "{} has too little space for what the guest overwrites during the backup: found {} free, expected at least {}; \
-         free some, or set another scratch in [tracking]",
-        folder.display(),
-        display_size(free),
-        display_size(expected)
-    ))
+    let owner = monitor
+        .owner()
+        .map_err(|error| format!("cannot tell who runs QEMU: {}", describe_io(&error)))?;
+    folder.give(owner)?;
+    Ok(space)
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::Shared;
+use super::QmpMachine;
 use super::disk::{self, Node};
 use super::monitor::Monitor;
-use super::point::{self, Point};
+use super::point::{self, QmpPoint};
 use crate::base::error::Result;
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
+use crate::source::running::Running;
 use crate::source::tracking::{Marked, Tracker};
 
 /// Its name in bookmarks.
@@ -20,7 +21,7 @@ const TRACKER: &str = "qmp";
 pub(super) const GRANULARITY: u64 = 64 << 10;
 
 pub(super) struct DirtyBitmapTracker {
-    pub shared: Arc<Shared>,
+    pub disk: Arc<Running<QmpMachine>>,
 }
 
 /// What a bitmap is, besides its name, which has two UUIDs.
@@ -66,13 +67,13 @@ impl DirtyBitmapTracker {
         &self,
         ask: impl FnOnce(&mut Monitor) -> std::result::Result<T, String>,
     ) -> Result<T> {
-        let shared = &self.shared;
-        let asked = Monitor::open(&shared.place.monitor).and_then(|mut monitor| ask(&mut monitor));
-        asked.map_err(|why| super::error(&shared.address, &why))
+        let monitor = Monitor::open(&self.disk.machine.place.monitor);
+        let asked = monitor.and_then(|mut monitor| ask(&mut monitor));
+        asked.map_err(|why| self.disk.error(&why))
     }
 
     fn node(&self) -> Result<Node> {
-        self.ask(|monitor| disk::find(monitor, self.shared.address.disk()))
+        self.ask(|monitor| disk::find(monitor, self.disk.machine.address.disk()))
     }
 }
 
@@ -82,10 +83,10 @@ impl Tracker for DirtyBitmapTracker {
     }
 
     fn mark(&mut self, name: MarkName, since: Option<(MarkName, &Bookmark)>) -> Result<Marked> {
-        let shared = &self.shared;
-        shared.served.replace(None, false);
+        let QmpMachine { address, place, .. } = &self.disk.machine;
+        self.disk.served.replace(None, false);
         self.ask(|monitor| {
-            let node = disk::find(monitor, shared.address.disk())?;
+            let node = disk::find(monitor, address.disk())?;
             let chain = match node.chain() {
                 Ok(chain) => chain,
                 Err(why) => return Ok(Marked::none(why)),
@@ -99,20 +100,20 @@ impl Tracker for DirtyBitmapTracker {
                 None => Some("there is no earlier mark".to_owned()),
             };
             let used = since.map(|(since, _)| since).filter(|_| doubt.is_none());
-            let begun = Point::begin(&shared.place, monitor, &node, (name, used))?;
-            shared.served.replace(Some(begun), used.is_some());
+            let begun = QmpPoint::begin(place, monitor, &node, (name, used))?;
+            self.disk.served.replace(Some(begun), used.is_some());
             let bookmark = Bookmark::new(TRACKER, id(is_kept).to_owned(), chain, GRANULARITY);
             Ok(Marked { bookmark: Some(bookmark), doubt })
         })
     }
 
     fn hold(&mut self, name: MarkName) -> Result<()> {
-        let shared = &self.shared;
-        shared.served.replace(None, false);
+        let QmpMachine { address, place, .. } = &self.disk.machine;
+        self.disk.served.replace(None, false);
         self.ask(|monitor| {
-            let node = disk::find(monitor, shared.address.disk())?;
-            let begun = Point::begin(&shared.place, monitor, &node, (name, None))?;
-            shared.served.replace(Some(begun), false);
+            let node = disk::find(monitor, address.disk())?;
+            let begun = QmpPoint::begin(place, monitor, &node, (name, None))?;
+            self.disk.served.replace(Some(begun), false);
             Ok(())
         })
     }
@@ -126,10 +127,10 @@ impl Tracker for DirtyBitmapTracker {
     }
 
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
-        let shared = &self.shared;
-        shared.served.replace(None, false);
+        let QmpMachine { place, .. } = &self.disk.machine;
+        self.disk.served.replace(None, false);
         self.ask(|monitor| {
-            point::end_all(&shared.place, monitor, archive)?;
+            point::end_all(place, monitor, archive)?;
             for node in disk::nodes(monitor)? {
                 let marks = node.marks(archive).into_iter();
                 for name in marks.filter(|name| Some(*name) != keep) {

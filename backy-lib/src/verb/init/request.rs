@@ -112,7 +112,7 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
         // A server is not asked: `qemu-nbd` ends after the first who does.
         SourceAddress::Nbd(_) => return Ok(Found::default()),
         // The virtual machine need not run now.
-        SourceAddress::Qmp(_) => return Ok(Found::default()),
+        SourceAddress::Libvirt(_) | SourceAddress::Qmp(_) => return Ok(Found::default()),
         SourceAddress::Rbd(address) => return look_at_rbd(address),
         SourceAddress::Path(path) | SourceAddress::Reflink(path) | SourceAddress::Qcow2(path) => {
             path
