@@ -2,7 +2,11 @@
 
 use std::fs;
 
+use rustix::process::Pid;
+use serde_json::Value;
+
 use super::Scene;
+use crate::harness::libvirt::{Libvirt, NODE};
 use crate::mounted::until;
 use crate::site::{run, text, words};
 use crate::stand_ins::{PARENT, StandIns, kill_at_each, real, with};
@@ -41,64 +45,72 @@ fn a_killed_backup_leaves_a_domain_alone_after_the_next() {
     scene.site.check_at_rest();
 }
 
-/// When QEMU or libvirtd is killed, the backup fails with one line unless it does not need them any more. The next one
-/// has everything that the guest had written, and the guest can write.
+/// When QEMU is killed, the backup fails with one line unless it does not need it any more. The next one has everything
+/// that the guest had written.
 #[test]
-fn a_backup_without_libvirt_or_qemu_fails_and_leaves_nothing() {
+fn a_backup_of_a_domain_that_is_killed_fails_and_leaves_nothing() {
+    let kill = |host: &mut Libvirt| host.machine().expect("a machine");
+    let recover = |host: &mut Libvirt| {
+        until("libvirt notices it", || host.ask(&["domstate", NODE]) == "shut off");
+        host.run();
+    };
+    without(kill, recover, |_| true);
+}
+
+/// When libvirtd is killed, the same; the guest does not notice, and the next backup reads only what has changed.
+#[test]
+fn a_backup_without_libvirt_fails_and_leaves_nothing() {
+    let kill = |host: &mut Libvirt| host.daemon();
+    let recover = |host: &mut Libvirt| {
+        until("it has ended", || !host.is_up());
+        host.boot();
+    };
+    without(kill, recover, |hints| hints["since"].is_string());
+}
+
+/// Backups, each with a process killed at a call of `virsh`, until there is no such call any more.
+fn without(
+    process: impl Fn(&mut Libvirt) -> Pid,
+    recover: impl Fn(&mut Libvirt),
+    is_good: impl Fn(&Value) -> bool,
+) {
     let Some(mut scene) = Scene::new("vda") else { return };
     scene.backup();
-    for (of, pattern) in [("machine", 1), ("daemon", 101)] {
-        let mut killed = 0;
-        loop {
-            let place = format!("{}M", killed % 15);
-            scene.write(&place, "3000", killed + pattern);
-            let state = scene.host.disk("vda");
-            let process = match of {
-                "machine" => scene.host.machine().expect("a machine"),
-                _ => scene.host.daemon(),
-            };
-            // The stand-in kills it instead of backy, before it does its own work.
-            let count = scene.host.path("count");
-            let _ = fs::remove_file(&count);
-            let script = format!(
-                "echo x >>{0}\nif [ $(wc -l <{0}) = {1} ]; then kill -9 {2}; fi\nexec {3} \"$@\"",
-                text(&count),
-                killed + 1,
-                process.as_raw_nonzero(),
-                text(&real("virsh")),
-            );
-            let stand_ins = StandIns::new().with("virsh", &script);
-            let backup = scene.backy(&["backup", "--force"]);
-            let output = run(&mut with(&[stand_ins.first()], &backup));
-            let calls = fs::read_to_string(&count).map_or(0, |text| text.lines().count());
-            scene.site.reconcile(&[], Some(&state));
-            if calls <= usize::from(killed) {
-                assert!(output.status.success(), "{}", words(&output));
-                break;
-            }
-            killed += 1;
-            let said = words(&output);
-            if output.status.code() != Some(0) {
-                let found = (output.status.code(), said.lines().count());
-                assert_eq!(found, (Some(1), 1), "{of} {killed}: {said}");
-            }
-            match of {
-                "machine" => {
-                    let is_off = || scene.host.ask(&["domstate", "mynode"]) == "shut off";
-                    until("libvirt notices it", is_off);
-                    scene.host.run();
-                }
-                _ => {
-                    until("it has ended", || !scene.host.is_up());
-                    scene.host.boot();
-                }
-            }
-            assert!(scene.host.disk("vda") == state, "{of} {killed}: the guest's disk has changed");
-            let (hints, _) = scene.backup();
-            assert!(of == "machine" || hints["since"].is_string(), "{of} {killed}: {hints}");
-            assert_eq!(scene.host.checkpoints().len(), 1, "{of} {killed}");
+    let count = scene.host.path("count");
+    let mut killed = 0;
+    loop {
+        scene.write(&format!("{}M", killed % 15), "3000", killed + 1);
+        let state = scene.host.disk("vda");
+        let _ = fs::remove_file(&count);
+        // What stands in for virsh kills it, and then does its own work.
+        let script = format!(
+            "echo x >>{0}\nif [ $(wc -l <{0}) = {1} ]; then kill -9 {2}; fi\nexec {3} \"$@\"",
+            text(&count),
+            killed + 1,
+            process(&mut scene.host).as_raw_nonzero(),
+            text(&real("virsh")),
+        );
+        let stand_ins = StandIns::new().with("virsh", &script);
+        let backup = scene.backy(&["backup", "--force"]);
+        let output = run(&mut with(&[stand_ins.first()], &backup));
+        let calls = fs::read_to_string(&count).map_or(0, |text| text.lines().count());
+        scene.site.reconcile(&[], Some(&state));
+        let said = words(&output);
+        if calls <= usize::from(killed) {
+            assert!(output.status.success(), "{said}");
+            break;
         }
-        assert!(killed >= 10, "{of}: only {killed} moments");
+        killed += 1;
+        if output.status.code() != Some(0) {
+            let found = (output.status.code(), said.lines().count());
+            assert_eq!(found, (Some(1), 1), "{killed}: {said}");
+        }
+        recover(&mut scene.host);
+        assert!(scene.host.disk("vda") == state, "{killed}: the guest's disk has changed");
+        let (hints, _) = scene.backup();
+        assert!(is_good(&hints), "{killed}: {hints}");
+        assert_eq!(scene.host.checkpoints().len(), 1, "{killed}");
     }
+    assert!(killed >= 10, "only {killed} moments");
     scene.site.check_at_rest();
 }
