@@ -2,6 +2,8 @@
 //!
 //! A [`Source`] is only read. Its size is the one when it was opened: a backup of a source that changes its size fails.
 
+#[cfg(feature = "testing")]
+pub mod answers;
 mod backing;
 mod device;
 pub mod hooks;

@@ -22,6 +22,7 @@ pub mod qcow2_open;
 pub mod qcow2_roundtrip;
 pub mod retention;
 pub mod revision_spec;
+pub mod source_answers;
 
 pub use one_file::OneFile;
 
@@ -67,4 +68,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "qcow2_roundtrip", run: qcow2_roundtrip::run },
     Target { name: "retention", run: retention::run },
     Target { name: "revision_spec", run: revision_spec::run },
+    Target { name: "source_answers", run: source_answers::run },
 ];

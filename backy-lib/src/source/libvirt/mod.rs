@@ -61,6 +61,20 @@ pub(crate) fn open(
     Ok(Opened { source: disk.source(), tracker: Some(Box::new(CheckpointTracker { disk })) })
 }
 
+/// For tests that print anything; `None` for another command.
+#[cfg(feature = "testing")]
+pub(super) fn read_answer(command: &str, printed: &[u8]) -> Option<Answer<()>> {
+    let xml = String::from_utf8_lossy(printed);
+    Some(match command {
+        "dumpxml" => Domain::parse(&xml).and_then(|domain| domain.disk("vda")?.chain().map(drop)),
+        "checkpoint-dumpxml" => {
+            domain::checkpoint_id(&xml, MarkName::passing(None), "vda").map(drop)
+        }
+        "backup-dumpxml" => domain::job_socket(&xml).map(drop),
+        _ => return None,
+    })
+}
+
 struct LibvirtMachine {
     address: LibvirtAddress,
     virsh: Virsh,

@@ -176,6 +176,12 @@ fn escaped(value: &OsStr) -> OsString {
     OsString::from_vec(out)
 }
 
+/// For tests that print anything.
+#[cfg(feature = "testing")]
+pub(super) fn read_answer(printed: &[u8]) -> std::result::Result<(), String> {
+    Image::parse(printed, QCOW2).map(drop)
+}
+
 /// What the source and its tracker share.
 struct Shared {
     file: ImageFile,

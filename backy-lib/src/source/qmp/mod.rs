@@ -45,6 +45,12 @@ pub(crate) fn open(
     Ok(Opened { source: disk.source(), tracker: Some(Box::new(DirtyBitmapTracker { disk })) })
 }
 
+/// For tests that answer anything.
+#[cfg(feature = "testing")]
+pub(super) fn read_answer(printed: &[u8]) -> std::result::Result<(), String> {
+    disk::read_answer(printed)
+}
+
 struct QmpMachine {
     address: QmpAddress,
     place: Place,

@@ -57,6 +57,40 @@ pub(crate) fn size_bytes(address: &RbdAddress) -> Result<u64> {
     Ok(info.size_bytes)
 }
 
+/// For tests that print anything; `None` for another command.
+#[cfg(feature = "testing")]
+pub(super) fn read_answer(
+    command: &str,
+    printed: &[u8],
+) -> Option<std::result::Result<(), String>> {
+    Some(match command {
+        "info" => answers::Info::parse(printed).map(drop),
+        "snap ls" => answers::snapshots(printed).map(drop),
+        "fsid" => answers::cluster(printed).map(drop),
+        "osd lspools" => answers::pool(printed, "vms").map(drop),
+        _ => return None,
+    })
+}
+
+/// The same, for `rbd diff`.
+///
+/// # Panics
+/// When an extent is none of the image, or not after the one before.
+#[cfg(feature = "testing")]
+pub(super) fn read_difference(printed: &[u8], size_bytes: u64) -> std::result::Result<(), String> {
+    let found = answers::difference(printed, size_bytes).map_err(|error| error.to_string())?;
+    for extents in [found.listed, found.data] {
+        let mut before = None;
+        for Extent { offset, len } in extents {
+            let end = offset + len;
+            assert!(len > 0 && end <= size_bytes, "an extent from {offset} to {end}");
+            assert!(before.is_none_or(|before| before < offset), "an extent at {offset} again");
+            before = Some(end);
+        }
+    }
+    Ok(())
+}
+
 /// What the source and its tracker share.
 struct Shared {
     image: Image,
