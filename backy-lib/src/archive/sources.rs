@@ -8,7 +8,7 @@ use crate::policy::config::{SourceAddress, Tracking};
 use crate::source::libvirt::{self, LibvirtOptions};
 use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::qcow2::ImageFile;
-use crate::source::{self, DeviceSource, Opened, qmp, rbd, reflink};
+use crate::source::{self, DeviceSource, Opened, qmp, rbd, reflink, thin};
 use crate::storage::FileName;
 
 impl Archive {
@@ -55,6 +55,9 @@ impl Archive {
             }
             Some(SourceAddress::Rbd(address)) if config.hooks.snapshot.is_none() => {
                 rbd::open(address)
+            }
+            Some(SourceAddress::Thin(address)) if config.hooks.snapshot.is_none() => {
+                thin::open(address)
             }
             _ => self.open_source().map(Opened::untracked),
         }

@@ -15,9 +15,11 @@ mod qemu_nbd;
 pub mod qmp;
 pub mod rbd;
 pub mod reflink;
+mod reported;
 mod running;
 mod scratch;
 mod served;
+pub mod thin;
 pub mod tracking;
 
 use std::path::PathBuf;

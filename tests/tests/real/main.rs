@@ -58,6 +58,7 @@ mod space;
 mod sparse;
 mod stand_ins;
 mod strace;
+mod thin;
 mod threads;
 mod torture;
 mod ways;

@@ -101,6 +101,7 @@ pub const KEYS: [Key; 38] = [
          \"libvirt:DOMAIN/DISK\" is a disk of a domain of libvirt; \
          \"qmp:SOCKET/DISK\" is a disk of a virtual machine that runs, with the socket of QEMU's monitor; \
          \"rbd:POOL/IMAGE\" is an image of Ceph RBD, also while it is in use; \
+         \"lvm-thin:VG/LV\" is a thin volume of LVM, also while it is in use; \
          \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
          describes them.",
     ),
