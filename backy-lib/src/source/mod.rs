@@ -4,6 +4,7 @@
 
 mod backing;
 mod device;
+pub(crate) mod hint_program;
 pub mod hooks;
 mod identity;
 pub mod libvirt;

@@ -25,6 +25,7 @@ mod disks;
 mod durable;
 mod full;
 mod harness;
+mod hint_program;
 mod holeless;
 mod hooks;
 mod keeping;

@@ -69,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 38] = [
+pub const KEYS: [Key; 39] = [
     key(
         "",
         "include",
@@ -270,6 +270,15 @@ pub const KEYS: [Key; 38] = [
         "For a source \"libvirt:DOMAIN/DISK\" that runs. \"auto\": the guest agent freezes the file systems of the \
          guest for the moment of the backup, if it is connected. \"off\": it does not. \"require\": without the agent \
          there is no backup.",
+    ),
+    key(
+        "tracking",
+        "command",
+        "[\"true\"]",
+        None,
+        "For a source that is a block device or a file: a program that makes marks at its storage, and knows what has \
+         changed since one. A list of the program and its arguments, or one line for /bin/sh. doc/hint-program.md \
+         describes what it is asked.",
     ),
     key(
         "drill",
