@@ -110,7 +110,8 @@ impl Listed {
             path: path(&row.lv_path)?,
             mapped: mapped(&row.lv_dm_path)?,
             tags: tags(&row.lv_tags),
-            is_active: row.lv_active == "active",
+            // It may be "unknown".
+            is_active: !row.lv_active.is_empty(),
         })
     }
 
@@ -241,6 +242,31 @@ mod tests {
         "pool_lv":"","thin_id":"","lv_tags":"","lv_path":"","lv_dm_path":"/dev/mapper/vg-pool_tmeta",
         "lv_active":"active","metadata_lv":"","chunk_size":"0"}"#;
 
+    /// What LVM 2.03.16 has printed of a pool with a volume and a snapshot, on a machine without a device mapper.
+    const LVS: &[u8] = br#"{"report": [{"lv": [
+    {"vg_uuid": "OfDsfs-iN2e-9g0j-nzKD-SbWb-mpPi-wxx3Ps", "lv_name": "backy.a",
+     "lv_uuid": "cccccc-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa", "lv_size": "41943040", "segtype": "thin",
+     "pool_lv": "pool", "thin_id": "2", "lv_tags": "backy,other", "lv_path": "/dev/vg-0/backy.a",
+     "lv_dm_path": "/dev/mapper/vg--0-backy.a", "lv_active": "unknown", "metadata_lv": "", "chunk_size": "0"},
+    {"vg_uuid": "OfDsfs-iN2e-9g0j-nzKD-SbWb-mpPi-wxx3Ps", "lv_name": "mynode",
+     "lv_uuid": "bbbbbb-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa", "lv_size": "41943040", "segtype": "thin",
+     "pool_lv": "pool", "thin_id": "1", "lv_tags": "", "lv_path": "/dev/vg-0/mynode",
+     "lv_dm_path": "/dev/mapper/vg--0-mynode", "lv_active": "unknown", "metadata_lv": "", "chunk_size": "0"},
+    {"vg_uuid": "OfDsfs-iN2e-9g0j-nzKD-SbWb-mpPi-wxx3Ps", "lv_name": "pool",
+     "lv_uuid": "aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa", "lv_size": "83886080", "segtype": "thin-pool",
+     "pool_lv": "", "thin_id": "", "lv_tags": "backy-reserved", "lv_path": "",
+     "lv_dm_path": "/dev/mapper/vg--0-pool", "lv_active": "unknown", "metadata_lv": "[pool_tmeta]",
+     "chunk_size": "65536"},
+    {"vg_uuid": "OfDsfs-iN2e-9g0j-nzKD-SbWb-mpPi-wxx3Ps", "lv_name": "[pool_tdata]",
+     "lv_uuid": "eeeeee-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa", "lv_size": "83886080", "segtype": "linear", "pool_lv": "",
+     "thin_id": "", "lv_tags": "", "lv_path": "", "lv_dm_path": "/dev/mapper/vg--0-pool_tdata",
+     "lv_active": "unknown", "metadata_lv": "", "chunk_size": "0"},
+    {"vg_uuid": "OfDsfs-iN2e-9g0j-nzKD-SbWb-mpPi-wxx3Ps", "lv_name": "[pool_tmeta]",
+     "lv_uuid": "dddddd-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa", "lv_size": "4194304", "segtype": "linear", "pool_lv": "",
+     "thin_id": "", "lv_tags": "", "lv_path": "", "lv_dm_path": "/dev/mapper/vg--0-pool_tmeta",
+     "lv_active": "unknown", "metadata_lv": "", "chunk_size": "0"}
+]}]}"#;
+
     fn listed(rows: &[&str]) -> Answer<Listed> {
         Listed::parse(format!(r#"{{"report":[{{"lv":[{}]}}]}}"#, rows.join(",")).as_bytes())
     }
@@ -257,6 +283,26 @@ mod tests {
         assert_eq!(pool.metadata, PathBuf::from("/dev/mapper/vg-pool_tmeta"));
         assert_eq!(all.thins().collect::<Vec<_>>(), ["a"]);
         assert_eq!(all.dm_uuid("a").as_deref(), Some("LVM-Vg1Xy1"));
+    }
+
+    /// The list of a real LVM is understood.
+    #[test]
+    fn what_lvs_has_printed_is_understood() {
+        let all = Listed::parse(LVS).unwrap();
+        assert_eq!(all.thins().collect::<Vec<_>>(), ["backy.a", "mynode"]);
+        let (volume, snapshot) = (all.thin("mynode").unwrap(), all.thin("backy.a").unwrap());
+        assert_eq!((volume.device, snapshot.device), (1, 2));
+        assert_eq!((volume.size_bytes, &*snapshot.mapped), (40 << 20, "vg--0-backy.a"));
+        assert_eq!(
+            (&*snapshot.tags, &volume.path),
+            (&["backy", "other"].map(str::to_owned)[..], &"/dev/vg-0/mynode".into())
+        );
+        let pool = all.pool(&volume.pool).unwrap();
+        assert_eq!((pool.block_bytes, &*pool.mapped), (65536, "vg--0-pool-tpool"));
+        assert_eq!(pool.metadata, PathBuf::from("/dev/mapper/vg--0-pool_tmeta"));
+        assert_eq!(pool.tags, ["backy-reserved"]);
+        let error = all.thin("pool_tdata").unwrap_err();
+        assert!(error.contains("found a volume of type 'linear'"), "{error}");
     }
 
     /// What is printed in another form is refused.
