@@ -10,6 +10,7 @@ mod killed;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use backy_lib::storage::sim::Random;
 use backy_tests::qemu::skipped;
@@ -86,7 +87,7 @@ impl Scene {
     /// Does something to the pool. Returns what it says.
     fn pool(&self, words: &[&str]) -> Vec<u8> {
         works(
-            Command::new("python3")
+            Command::new(python())
                 .args(["-I", "-S"])
                 .arg(self.folder.path().join("pool.py"))
                 .args(words),
@@ -173,9 +174,19 @@ impl Scene {
     }
 }
 
+/// The interpreter itself: what is found by `PATH` may be a script that looks for it, and takes longer than it runs.
+fn python() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let print = "import sys; print(sys.executable, end='')";
+        let path = works(Command::new("python3").args(["-c", print]));
+        String::from_utf8(path).expect("a path")
+    })
+}
+
 /// What stands in for a program, for a shell.
 fn stand_in(folder: &Path, program: &str) -> String {
-    format!("python3 -I -S {} {program} \"$@\"", text(&folder.join("pool.py")))
+    format!("{} -I -S {} {program} \"$@\"", python(), text(&folder.join("pool.py")))
 }
 
 fn reason(hints: &Value) -> &str {
