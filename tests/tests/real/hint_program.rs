@@ -265,7 +265,7 @@ fn a_backup_killed_at_a_request_leaves_no_mark_for_long() {
     let program = text(&scene.path("bin")).to_owned() + "/hinting \"$@\"";
     let programs = [("hinting".to_owned(), PARENT.to_owned(), program.clone())];
     let mut round = 0;
-    let killed = kill_at_each_of(&programs, |moment, settings| {
+    let killed = kill_at_each_of(&programs, &["exit 1", "true"], |moment, settings| {
         round += 1;
         scene.write(round % 30 * UNIT, 100, round as u8);
         let output = run(&mut with(settings, &scene.site.backy(&["backup", "--force"])));

@@ -66,12 +66,13 @@ pub(crate) fn kill_at_each(
     let real = |(program, backy): &(&str, &str)| {
         ((*program).to_owned(), (*backy).to_owned(), format!("{} \"$@\"", text(&real(program))))
     };
-    kill_at_each_of(&programs.iter().map(real).collect::<Vec<_>>(), trial)
+    kill_at_each_of(&programs.iter().map(real).collect::<Vec<_>>(), &["exit 1", "true"], trial)
 }
 
-/// The same for programs that come with what to run, for a shell.
+/// The same for programs that come with what to run, and for what each of them does after the kill, for a shell.
 pub(crate) fn kill_at_each_of(
     programs: &[(String, String, String)],
+    ends: &[&str],
     mut trial: impl FnMut(&str, &[String]) -> bool,
 ) -> usize {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -87,7 +88,7 @@ pub(crate) fn kill_at_each_of(
         all.with(program, &script(backy, command))
     });
     let mut killed = 0;
-    for then in ["exit 1", "true"] {
+    for then in ends {
         for at in 1.. {
             forget(&count);
             let (at, then) = (format!("KILL_AT={at}"), format!("KILL_THEN={then}"));

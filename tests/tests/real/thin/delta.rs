@@ -24,7 +24,7 @@ fn a_difference_is_that_of_the_mappings() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (xml, metadata) = (folder.path().join("pool.xml"), folder.path().join("metadata"));
-    for seed in 0..150 {
+    for seed in 0..60 {
         let mut random = Random(seed);
         let sectors = 128 * (1 + random.below(9));
         let devices = [mappings(&mut random, &Mappings::new())];

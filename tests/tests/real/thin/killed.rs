@@ -14,15 +14,20 @@ fn a_killed_backup_of_a_volume_leaves_nothing_for_long() {
     let Some(mut scene) = Scene::new() else { return };
     scene.backup();
     let folder = scene.folder.path().to_owned();
-    let programs: Vec<(String, String, String)> = PROGRAMS
-        .iter()
-        .map(|name| ((*name).to_owned(), PARENT.to_owned(), stand_in(&folder, name)))
-        .collect();
+    let programs = |names: &[&str]| -> Vec<(String, String, String)> {
+        let program =
+            |name: &&str| ((*name).to_owned(), PARENT.to_owned(), stand_in(&folder, name));
+        names.iter().map(program).collect()
+    };
     let mut round = 0;
-    let killed = kill_at_each_of(&programs, |moment, settings| {
+    let mut trial = |moment: &str, settings: &[String]| {
         round += 1;
         scene.write(round % 60 * 65536, 1000, (round % 200) as u8 + 1);
-        let output = run(&mut with(settings, &scene.site.backy(&["backup", "--force"])));
+        // Those that do not kill are found behind those that do.
+        let mut settings = settings.to_vec();
+        let own = scene.programs.only().replacen("PATH=", ":", 1);
+        settings[0] = settings[0].replacen(':', &format!("{own}:"), 1);
+        let output = run(&mut with(&settings, &scene.site.backy(&["backup", "--force"])));
         until("every program has ended", || !is_used(text(&folder)));
         let state = scene.disk();
         scene.site.reconcile(&[], Some(&state));
@@ -38,7 +43,11 @@ fn a_killed_backup_of_a_volume_leaves_nothing_for_long() {
         assert!(hints["since"].is_string() && read <= 4 * 65536, "{moment}: {read}, {hints}");
         assert_eq!(scene.snapshots().len(), 1, "{moment}");
         false
-    });
+    };
+    let mut killed = kill_at_each_of(&programs(&PROGRAMS), &["exit 1"], &mut trial);
+    // Those that change anything.
+    let changing = ["lvcreate", "lvchange", "lvremove", "dmsetup"];
+    killed += kill_at_each_of(&programs(&changing), &["true"], &mut trial);
     assert!(killed >= 24, "only {killed} moments");
     scene.site.check_at_rest_here();
 }
