@@ -5,7 +5,7 @@
 //! block that two devices share. What a snapshot does not map is a hole, and zero, unless the volume has an external
 //! origin; such a volume is read whole each time.
 //!
-//! The metadata of a pool can be read only while a copy of them is reserved ([`reservation`]).
+//! The metadata of a pool can be read only while a copy of them is reserved (`reservation.rs`).
 //!
 //! Without a snapshot nothing is read: what is written meanwhile would give a revision that the volume never was.
 

@@ -157,7 +157,8 @@ class Pool:
 
     def lvcreate(self, *options: str) -> None:
         values = dict(option.lstrip("-").partition("=")[::2] for option in options[:-1])
-        assert {"snapshot", "setactivationskip"} < values.keys() and values["permission"] == "r", options
+        assert {"snapshot", "setactivationskip"} < values.keys(), options
+        assert values["permission"] == "r", options
         origin, name = self.find(options[-1]), values["name"]
         if name in self.volumes:
             fail(f'Logical volume "{name}" already exists in volume group "{GROUP}"')
@@ -166,10 +167,7 @@ class Pool:
         target.write_bytes(source.read_bytes())
 
     def lvchange(self, *options: str) -> None:
-        if options[-1] == f"{GROUP}/pool":
-            volume = self.state
-        else:
-            volume = self.find(options[-1])
+        volume = self.state if options[-1] == f"{GROUP}/pool" else self.find(options[-1])
         for option in options[:-1]:
             key, _, value = option.partition("=")
             if key == "--activate":
