@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::site::{Site, backy, fails, run, text, words, works};
+use crate::sources::follow;
 use crate::stand_ins::{StandIns, with};
 
 const UNIT: u64 = 64 << 10;
@@ -63,25 +64,31 @@ impl Scene {
 
     /// Without the volume.
     fn of_nothing() -> Option<Self> {
+        let scene = Scene::with_group("vg-0", "mapper/vg--0-pool_tmeta")?;
+        works(&mut scene.command(&["init", SOURCE]));
+        Some(scene)
+    }
+
+    /// Without the archive, and with the file of the metadata.
+    fn with_group(group: &str, metadata: &str) -> Option<Self> {
         if !are_tools_here() {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("group"), group).expect("name the group");
         for name in ["dev", "mapper"] {
             fs::create_dir(folder.path().join(name)).expect("make a folder");
         }
         fs::write(folder.path().join("pool.py"), include_str!("thin/pool.py"))
             .expect("write the stand-in");
-        let metadata = fs::File::create(folder.path().join("mapper/vg--0-pool_tmeta"));
+        let metadata = fs::File::create(folder.path().join(metadata));
         metadata.expect("make the metadata").set_len(4 << 20).expect("make the metadata");
         let programs = PROGRAMS.iter().fold(StandIns::new(), |all, name| {
             all.with(name, &format!("exec {}", stand_in(folder.path(), name)))
         });
         let source = PathBuf::from(SOURCE);
         let site = Site { folder: folder.path().join("archive"), source, expected: Vec::new() };
-        let scene = Scene { folder, site, programs };
-        works(&mut scene.command(&["init", SOURCE]));
-        Some(scene)
+        Some(Scene { folder, site, programs })
     }
 
     /// Does something to the pool. Returns what it says.
@@ -294,6 +301,22 @@ fn random_changes_of_a_volume_are_noticed() {
         }
         scene.site.check_at_rest_here();
     }
+}
+
+/// The section about thin volumes is right, command by command.
+#[test]
+fn the_recipe_for_a_thin_volume_works() {
+    let Some(scene) = Scene::with_group("vg0", "mapper/vg0-pool_tmeta") else { return };
+    scene.pool(&["make", "mynode", &BYTES.to_string()]);
+    scene.write(0, 1 << 20, 3);
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let bin = place.path().join("bin");
+    let path = format!("{}:{}", scene.programs.first(), text(&bin));
+    let change = |_: &Path| scene.write(1 << 20, 1000, 4);
+    let second =
+        follow("A thin volume of LVM", (place.path(), &[path]), &|_| scene.disk(), &change);
+    assert!(second["hints"]["since"].is_string(), "{second}");
+    assert_eq!(second["read_bytes"], UNIT, "{second}");
 }
 
 /// With `mode = "off"` the snapshot lives as long as the backup, and holes are not read. `init` and `source` say what

@@ -1,4 +1,4 @@
-"""Stands in for LVM and the device mapper: a group `vg-0` with a pool and thin volumes, in a folder.
+"""Stands in for LVM and the device mapper: a volume group with a pool and thin volumes, in a folder.
 
 The content of a volume is a file. The mappings are the state, from which `thin_restore` makes the metadata that the
 real `thin_delta` reads. Writes share and unshare blocks as dm-thin does.
@@ -14,11 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-GROUP = "vg-0"
 UNIT = 65536
 STATE = Path(__file__).parent / "state.json"
+GROUP = (STATE.parent / "group").read_text()
 DEVICES = STATE.parent / "dev"
-METADATA = STATE.parent / "mapper" / "vg--0-pool_tmeta"
 
 
 def fail(why: str) -> None:
@@ -33,6 +32,10 @@ def new_uuid() -> str:
 def mapped(name: str) -> str:
     """The name in the device mapper."""
     return "-".join(part.replace("-", "--") for part in (GROUP, name))
+
+
+METADATA = STATE.parent / "mapper" / mapped("pool_tmeta")
+TPOOL = mapped("pool") + "-tpool"
 
 
 class Pool:
@@ -112,7 +115,7 @@ class Pool:
 
     def reserve(self) -> None:
         if self.state["held"] is not None:
-            fail("device-mapper: message ioctl on vg--0-pool-tpool failed: Device or resource busy")
+            fail(f"device-mapper: message ioctl on {TPOOL} failed: Device or resource busy")
         lines = [f'<superblock uuid="" time="1" transaction="{self.state["transaction"]}" flags="0" version="2" '
                  f'data_block_size="{UNIT // 512}" nr_data_blocks="{self.state["next_block"] + 1}">']
         for volume in sorted(self.volumes.values(), key=lambda volume: volume["device"]):
@@ -128,7 +131,7 @@ class Pool:
 
     def release(self) -> None:
         if self.state["held"] is None:
-            fail("device-mapper: message ioctl on vg--0-pool-tpool failed: Invalid argument")
+            fail(f"device-mapper: message ioctl on {TPOOL} failed: Invalid argument")
         self.state["held"] = None
 
     # The programs.
@@ -192,7 +195,7 @@ class Pool:
                     print(f"0 {volume['size'] // 512} thin 253:4 {volume['device']} {volume['external']}".strip())
                     return
             fail("Device does not exist.")
-        assert "vg--0-pool-tpool" in words, words
+        assert TPOOL in words, words
         if words[0] == "status":
             held = "-" if self.state["held"] is None else self.state["held"]
             print(f"0 2097152 thin-pool 5 13/1024 99/16384 {held} rw discard_passdown queue_if_no_space - 1024")
