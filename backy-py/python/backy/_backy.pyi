@@ -1100,13 +1100,8 @@ class Bookmark(Report):
     __match_args__ = ("tracker", "id", "identity", "granularity")
     @property
     def tracker(self) -> str:
-<<<<<<< HEAD
         """What keeps it: "python" for an object, "reflink" for a clone, "rbd" and "lvm-thin" for a snapshot, "libvirt"
         for a checkpoint, "qcow2" and "qmp" for a bitmap, "command" for a program of the config.
-=======
-        """What keeps it: "python" for an object, "reflink" for a clone, "rbd" and "lvm-thin" for a snapshot, "qcow2"
-        and "qmp" for a bitmap, "command" for a program of the config.
->>>>>>> 33c5821 (The stub has the docstring as the module has it)
         """
     @property
     def id(self) -> str:
