@@ -95,8 +95,8 @@ report! {
 report! {
     /// A mark at the source: there the source was what the revision holds.
     Bookmark of backy_lib::format::manifest::Bookmark {
-        /// What keeps it: "python" for an object, "reflink" for a clone, "rbd" for a snapshot, "libvirt" for a
-        /// checkpoint, "qcow2" and "qmp" for a bitmap.
+        /// What keeps it: "python" for an object, "reflink" for a clone, "rbd" and "lvm-thin" for a snapshot, "libvirt"
+        /// for a checkpoint, "qcow2" and "qmp" for a bitmap, "command" for a program of the config.
         tracker(r) = r.tracker;
         /// What distinguishes it from another mark with the same name; of an object what `mark` returned.
         id(r) = r.id;

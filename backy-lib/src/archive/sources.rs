@@ -8,7 +8,7 @@ use crate::policy::config::{SourceAddress, Tracking};
 use crate::source::libvirt::{self, LibvirtOptions};
 use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::qcow2::ImageFile;
-use crate::source::{self, DeviceSource, Opened, qmp, rbd, reflink};
+use crate::source::{self, DeviceSource, Opened, hint_program, qmp, rbd, reflink, thin};
 use crate::storage::FileName;
 
 impl Archive {
@@ -33,6 +33,13 @@ impl Archive {
     /// As for [`Archive::open_source`].
     pub fn open_tracked(&self) -> Result<Opened<'static>> {
         let config = self.config()?;
+        if let (Some(SourceAddress::Path(path)), Some(command)) =
+            (&config.source, config.tracking.command)
+        {
+            let archive = self.clone();
+            let open = Box::new(move |path: &Path| archive.open_device(path));
+            return Ok(hint_program::tracked(self.open_source()?, path.clone(), command, open));
+        }
         let is_made = config.hooks.snapshot.is_some() || config.hooks.before.is_some();
         match config.source {
             Some(SourceAddress::Reflink(path)) if !is_made => {
@@ -55,6 +62,9 @@ impl Archive {
             }
             Some(SourceAddress::Rbd(address)) if config.hooks.snapshot.is_none() => {
                 rbd::open(address)
+            }
+            Some(SourceAddress::Thin(address)) if config.hooks.snapshot.is_none() => {
+                thin::open(address)
             }
             _ => self.open_source().map(Opened::untracked),
         }

@@ -16,3 +16,4 @@ pub mod qcow2;
 pub(crate) mod qmp_address;
 pub(crate) mod rbd_address;
 pub mod readme;
+pub(crate) mod thin_address;

@@ -6,6 +6,7 @@
 pub mod answers;
 mod backing;
 mod device;
+pub(crate) mod hint_program;
 pub mod hooks;
 mod identity;
 pub mod libvirt;
@@ -17,9 +18,11 @@ mod qemu_nbd;
 pub mod qmp;
 pub mod rbd;
 pub mod reflink;
+mod reported;
 mod running;
 mod scratch;
 mod served;
+pub mod thin;
 pub mod tracking;
 
 use std::path::PathBuf;

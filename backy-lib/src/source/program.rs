@@ -1,7 +1,7 @@
 //! Programs of other packages that a source is read with. Each is found by `PATH` and has a time limit, and what it
 //! says is bounded.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -72,26 +72,14 @@ impl Program {
         within: Duration,
         read: impl FnOnce(PipeReader) -> std::result::Result<T, Misread> + Send + 'static,
     ) -> std::result::Result<T, String> {
-        let began = Instant::now();
         let name = self.name;
-        let not_run = |error: io::Error| self.not_run(&error);
-        let (stdout, out) = io::pipe().map_err(not_run)?;
-        let (stderr, err) = io::pipe().map_err(not_run)?;
-        let output = Output::of(stdout, read).map_err(not_run)?;
-        let mut child = prepared(name, arguments)
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .map_err(not_run)?;
-        let mut said = Tail::default();
-        let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
-        match (failure, output.taken()) {
-            (_, Some(Err(Misread { why, is_cut: false }))) => Err(why),
-            (Some(how), _) => Err(format!("'{name}' {how}{}", quoted(&said.lines()))),
-            (None, Some(read)) => read.map_err(|misread| misread.why),
-            (None, None) => Err(format!("'{name}' ended and left its output open")),
-        }
+        let mut command = prepared(name, arguments);
+        command.stdin(Stdio::null());
+        run_reading(command, within, read).map_err(|failed| match failed {
+            Failed::Unstarted(error) => self.not_run(&error),
+            Failed::Misread(why) => why,
+            Failed::Ended { how, said } => format!("'{name}' {how}{}", quoted(&said)),
+        })
     }
 
     /// Why it could not be started.
@@ -108,13 +96,51 @@ impl Program {
     }
 }
 
+/// Why a program is of no use.
+pub(super) enum Failed {
+    /// It could not be started.
+    Unstarted(io::Error),
+    /// What it has printed is not understood: a sentence.
+    Misread(String),
+    /// How it ended, and the lines that it wrote to standard error.
+    Ended { how: String, said: Vec<String> },
+}
+
+/// Runs a command to its end, with something that reads its standard output meanwhile, in a thread of its own.
+pub(super) fn run_reading<T: Send + 'static>(
+    mut command: Command,
+    within: Duration,
+    read: impl FnOnce(PipeReader) -> std::result::Result<T, Misread> + Send + 'static,
+) -> std::result::Result<T, Failed> {
+    let began = Instant::now();
+    let (stdout, out) = io::pipe().map_err(Failed::Unstarted)?;
+    let (stderr, err) = io::pipe().map_err(Failed::Unstarted)?;
+    let output = Output::of(stdout, read).map_err(Failed::Unstarted)?;
+    let mut child = command.stdout(out).stderr(err).spawn().map_err(Failed::Unstarted)?;
+    // It holds the other ends of the pipes.
+    drop(command);
+    let mut said = Tail::default();
+    let failure = attend(&mut child, stderr, began, within, &mut |_| false, &mut said);
+    match (failure, output.taken()) {
+        (_, Some(Err(Misread { why, is_cut: false }))) => Err(Failed::Misread(why)),
+        (Some(how), _) => Err(Failed::Ended { how, said: said.lines() }),
+        (None, Some(read)) => read.map_err(|misread| Failed::Misread(misread.why)),
+        (None, None) => {
+            let how = "ended and left its output open".to_owned();
+            Err(Failed::Ended { how, said: Vec::new() })
+        }
+    }
+}
+
 /// A command that speaks English, gets no signals from a terminal, and does not report to the service manager.
-pub(super) fn prepared(program: &str, arguments: &[OsString]) -> Command {
+pub(super) fn prepared<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Command {
     let mut command = Command::new(program);
     command
         .args(arguments)
         .current_dir("/")
         .env("LC_ALL", "C.UTF-8")
+        // LVM complains about descriptors that its caller has inherited.
+        .env("LVM_SUPPRESS_FD_WARNINGS", "1")
         .env_remove("NOTIFY_SOCKET")
         .process_group(0);
     command

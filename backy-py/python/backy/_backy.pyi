@@ -1100,8 +1100,8 @@ class Bookmark(Report):
     __match_args__ = ("tracker", "id", "identity", "granularity")
     @property
     def tracker(self) -> str:
-        """What keeps it: "python" for an object, "reflink" for a clone, "rbd" for a snapshot, "qcow2" and "qmp" for a
-        bitmap.
+        """What keeps it: "python" for an object, "reflink" for a clone, "rbd" and "lvm-thin" for a snapshot, "libvirt"
+        for a checkpoint, "qcow2" and "qmp" for a bitmap, "command" for a program of the config.
         """
     @property
     def id(self) -> str:

@@ -195,6 +195,7 @@ pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> 
             "disk of libvirt",
             "disk of QEMU",
             "RBD image",
+            "LVM thin volume",
             "archive of 2014",
             "archive",
         ];

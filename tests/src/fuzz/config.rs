@@ -119,6 +119,7 @@ fn written(config: &Config) -> String {
     let _ = writeln!(text, "[tracking]\nmode = \"{mode}\"\nverify_within = \"{within}s\"");
     let _ = writeln!(text, "scratch = {}", written_path(&config.tracking.scratch));
     let _ = writeln!(text, "quiesce = \"{}\"", config.tracking.quiesce.as_str());
+    write_command(&mut text, "command", config.tracking.command.as_ref());
     write_monitoring(&mut text, &config.monitoring);
     text
 }
@@ -126,16 +127,7 @@ fn written(config: &Config) -> String {
 fn write_hooks(text: &mut String, hooks: &HooksConfig) {
     let _ = writeln!(text, "[hooks]\ntimeout = \"{}s\"", hooks.timeout.as_secs());
     for (name, command) in [("before", &hooks.before), ("after", &hooks.after)] {
-        let Some(command) = command else { continue };
-        let words = command.words();
-        let line = words.last().filter(|line| HookCommand::of_line(line) == *command);
-        let _ = match line {
-            Some(line) => writeln!(text, "{name} = {}", written_string(line)),
-            None => {
-                let words = words.iter().map(|word| written_string(word));
-                writeln!(text, "{name} = [{}]", words.collect::<Vec<_>>().join(", "))
-            }
-        };
+        write_command(text, name, command.as_ref());
     }
     let _ = match hooks.max_hold {
         Some(max_hold) => writeln!(text, "max_hold = \"{}s\"", max_hold.as_secs()),
@@ -145,6 +137,19 @@ fn write_hooks(text: &mut String, hooks: &HooksConfig) {
     if let Some(snapshot) = &hooks.snapshot {
         let _ = writeln!(text, "snapshot = {}", written_path(snapshot));
     }
+}
+
+fn write_command(text: &mut String, name: &str, command: Option<&HookCommand>) {
+    let Some(command) = command else { return };
+    let words = command.words();
+    let line = words.last().filter(|line| HookCommand::of_line(line) == *command);
+    let _ = match line {
+        Some(line) => writeln!(text, "{name} = {}", written_string(line)),
+        None => {
+            let words = words.iter().map(|word| written_string(word));
+            writeln!(text, "{name} = [{}]", words.collect::<Vec<_>>().join(", "))
+        }
+    };
 }
 
 fn write_monitoring(text: &mut String, monitoring: &Monitoring) {

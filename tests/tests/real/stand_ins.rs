@@ -61,22 +61,34 @@ pub(crate) fn with<S: AsRef<str>>(settings: &[S], command: &Command) -> Command 
 /// Each program comes with the place of backy above it. Returns how often backy was killed.
 pub(crate) fn kill_at_each(
     programs: &[(&str, &str)],
+    trial: impl FnMut(&str, &[String]) -> bool,
+) -> usize {
+    let real = |(program, backy): &(&str, &str)| {
+        ((*program).to_owned(), (*backy).to_owned(), format!("{} \"$@\"", text(&real(program))))
+    };
+    kill_at_each_of(&programs.iter().map(real).collect::<Vec<_>>(), &["exit 1", "true"], trial)
+}
+
+/// The same for programs that come with what to run, and for what each of them does after the kill, for a shell.
+pub(crate) fn kill_at_each_of(
+    programs: &[(String, String, String)],
+    ends: &[&str],
     mut trial: impl FnMut(&str, &[String]) -> bool,
 ) -> usize {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let count = folder.path().join("count");
-    let script = |(program, backy): &(&str, &str)| {
+    let script = |backy: &str, command: &str| {
         format!(
             "echo x >>{0}\n\
-             if [ $(wc -l <{0}) = \"$KILL_AT\" ]; then kill -9 {backy}; $KILL_THEN; fi\nexec {1} \"$@\"",
+             if [ $(wc -l <{0}) = \"$KILL_AT\" ]; then kill -9 {backy}; $KILL_THEN; fi\nexec {command}",
             text(&count),
-            text(&real(program)),
         )
     };
-    let stand_ins =
-        programs.iter().fold(StandIns::new(), |all, program| all.with(program.0, &script(program)));
+    let stand_ins = programs.iter().fold(StandIns::new(), |all, (program, backy, command)| {
+        all.with(program, &script(backy, command))
+    });
     let mut killed = 0;
-    for then in ["exit 1", "true"] {
+    for then in ends {
         for at in 1.. {
             forget(&count);
             let (at, then) = (format!("KILL_AT={at}"), format!("KILL_THEN={then}"));

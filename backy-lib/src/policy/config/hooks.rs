@@ -109,7 +109,7 @@ pub(super) struct RawHooks {
     untagged,
     expecting = "expected a line for the shell, or a list of a program and its arguments"
 )]
-enum RawCommand {
+pub(super) enum RawCommand {
     Line(String),
     Words(Vec<String>),
 }
@@ -148,7 +148,7 @@ pub(super) fn check(raw: RawHooks) -> Result<HooksConfig, Flaw> {
 }
 
 /// `None` also for an empty line, which is a way to disable a hook.
-fn check_command(
+pub(super) fn check_command(
     name: &str,
     raw: Option<&Spanned<RawCommand>>,
 ) -> Result<Option<HookCommand>, Flaw> {

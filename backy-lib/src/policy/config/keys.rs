@@ -69,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 38] = [
+pub const KEYS: [Key; 39] = [
     key(
         "",
         "include",
@@ -101,6 +101,7 @@ pub const KEYS: [Key; 38] = [
          \"libvirt:DOMAIN/DISK\" is a disk of a domain of libvirt; \
          \"qmp:SOCKET/DISK\" is a disk of a virtual machine that runs, with the socket of QEMU's monitor; \
          \"rbd:POOL/IMAGE\" is an image of Ceph RBD, also while it is in use; \
+         \"lvm-thin:VG/LV\" is a thin volume of LVM, also while it is in use; \
          \"nbd://HOST/EXPORT\" and \"nbd+unix:///EXPORT?socket=PATH\" are exports of an NBD server. doc/sources.md \
          describes them.",
     ),
@@ -269,6 +270,15 @@ pub const KEYS: [Key; 38] = [
         "For a source \"libvirt:DOMAIN/DISK\" that runs. \"auto\": the guest agent freezes the file systems of the \
          guest for the moment of the backup, if it is connected. \"off\": it does not. \"require\": without the agent \
          there is no backup.",
+    ),
+    key(
+        "tracking",
+        "command",
+        "[\"true\"]",
+        None,
+        "For a source that is a block device or a file: a program that makes marks at its storage, and knows what has \
+         changed since one. A list of the program and its arguments, or one line for /bin/sh. doc/hint-program.md \
+         describes what it is asked.",
     ),
     key(
         "drill",

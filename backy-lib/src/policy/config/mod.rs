@@ -136,7 +136,10 @@ impl Config {
 
     /// Whether the config runs programs, writes a file outside of the archive, or names what to take into it.
     pub(crate) fn acts_outside(&self) -> bool {
-        !self.hooks.is_empty() || self.monitoring.textfile.is_some() || self.origin.is_some()
+        !self.hooks.is_empty()
+            || self.tracking.command.is_some()
+            || self.monitoring.textfile.is_some()
+            || self.origin.is_some()
     }
 
     /// The text of the config of a new archive.
@@ -260,19 +263,22 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         let tag: Tag = name.get_ref().parse().map_err(|message| flaw(name, message))?;
         schedule.insert(tag, schedule::check(raw)?);
     }
+    let origin = origin::check(raw.origin, raw.source.as_ref())?;
+    let source = raw.source.map(check_source).transpose()?;
+    let hooks = hooks::check(raw.hooks)?;
     Ok(Config {
-        origin: origin::check(raw.origin, raw.source.as_ref())?,
+        tracking: tracking::check(raw.tracking, source.as_ref(), &hooks)?,
+        origin,
         group: raw.group.map(check_group).transpose()?,
         includes: Vec::new(),
-        source: raw.source.map(check_source).transpose()?,
+        source,
         secret_file: raw.secret_file.map(|path| check_absolute("secret_file", path)).transpose()?,
         schedule,
         max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
-        hooks: hooks::check(raw.hooks)?,
+        hooks,
         drill_timeout: drill::check(raw.drill)?,
-        tracking: tracking::check(raw.tracking)?,
         monitoring: monitoring::check(raw.monitoring)?,
     })
 }

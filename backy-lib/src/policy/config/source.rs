@@ -8,14 +8,16 @@ use crate::format::libvirt_address::LibvirtAddress;
 use crate::format::nbd_address::NbdAddress;
 use crate::format::qmp_address::QmpAddress;
 use crate::format::rbd_address::RbdAddress;
+use crate::format::thin_address::ThinAddress;
 
 /// An example of each kind that is no path.
-const EXAMPLES: [&str; 7] = [
+const EXAMPLES: [&str; 8] = [
     "reflink:/srv/vm/mynode.img",
     "qcow2:/srv/vm/mynode.qcow2",
     "libvirt:mynode/vda",
     "qmp:/run/mynode.qmp/virtio0",
     "rbd:pool/mynode",
+    "lvm-thin:vg0/mynode",
     "nbd://host/mynode",
     "nbd+unix:///mynode?socket=/run/mynode.sock",
 ];
@@ -38,6 +40,8 @@ pub enum SourceAddress {
     Nbd(NbdAddress),
     /// An image of Ceph RBD. Backups read a snapshot of it, and only what has changed.
     Rbd(RbdAddress),
+    /// A thin volume of LVM. Backups read a snapshot of it, and only what has changed.
+    Thin(ThinAddress),
 }
 
 impl SourceAddress {
@@ -53,6 +57,7 @@ impl SourceAddress {
             "libvirt" => LibvirtAddress::parse(rest).map(Self::Libvirt),
             "qmp" => QmpAddress::parse(rest).map(Self::Qmp),
             "rbd" => RbdAddress::parse(text).map(Self::Rbd),
+            "lvm-thin" => ThinAddress::parse(text).map(Self::Thin),
             _ if NbdAddress::is_meant(text) => NbdAddress::parse(text).map(Self::Nbd),
             _ => Err(unknown_scheme(text)),
         }
@@ -76,6 +81,9 @@ impl SourceAddress {
             Some(("rbd", _)) => {
                 of_source(RbdAddress::parse(&path.to_string_lossy()).map(Self::Rbd))
             }
+            Some(("lvm-thin", _)) => {
+                of_source(ThinAddress::parse(&path.to_string_lossy()).map(Self::Thin))
+            }
             // A file may have such a name.
             Some(_) if !path.exists() => of_source(Err(unknown_scheme(&path.to_string_lossy()))),
             _ => absolute(path).map(Self::Path),
@@ -86,7 +94,12 @@ impl SourceAddress {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) | Self::Reflink(path) => Some(path),
-            Self::Qcow2(_) | Self::Libvirt(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => None,
+            Self::Qcow2(_)
+            | Self::Libvirt(_)
+            | Self::Qmp(_)
+            | Self::Nbd(_)
+            | Self::Rbd(_)
+            | Self::Thin(_) => None,
         }
     }
 
@@ -94,7 +107,9 @@ impl SourceAddress {
     pub(crate) fn hooked(&self) -> PathBuf {
         match self {
             Self::Path(path) | Self::Reflink(path) | Self::Qcow2(path) => path.clone(),
-            Self::Libvirt(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) => self.written(),
+            Self::Libvirt(_) | Self::Qmp(_) | Self::Nbd(_) | Self::Rbd(_) | Self::Thin(_) => {
+                self.written()
+            }
         }
     }
 
@@ -113,6 +128,7 @@ impl SourceAddress {
             Self::Qmp(address) => address.to_string().into(),
             Self::Nbd(address) => address.to_string().into(),
             Self::Rbd(address) => address.to_string().into(),
+            Self::Thin(address) => address.to_string().into(),
         }
     }
 }
@@ -170,6 +186,7 @@ mod tests {
             "nbd+unix:///?socket=/x",
             "rbd:vms/disk",
             "rbd:vms/a/disk:id=backy:conf=/etc/ceph/b.conf",
+            "lvm-thin:vg-0/my.node",
         ] {
             let address = SourceAddress::parse(text).unwrap();
             assert_eq!(address.to_string(), text);
@@ -186,6 +203,7 @@ mod tests {
             ("nbd+unix:///a", "socket"),
             ("libvirt:mynode", "libvirt:mynode/vda"),
             ("rbd:/vms/disk", "empty name"),
+            ("lvm-thin:/dev/vg0/mynode", "empty name"),
             ("", "expected an absolute path"),
             (":/x", "expected an absolute path"),
         ] {

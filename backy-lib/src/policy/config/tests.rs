@@ -219,3 +219,42 @@ fn intervals_have_five_units() {
         assert_eq!(parse_interval(text), Ok(SignedDuration::from_secs(seconds)));
     }
 }
+
+/// A config that runs a program of somebody else, in a hook or for marks, or that writes a file, acts outside of the
+/// archive.
+#[test]
+fn what_acts_outside_of_the_archive_is_known() {
+    for (text, acts) in [
+        ("[tracking]\ncommand = [\"true\"]", true),
+        ("[tracking]\ncommand = \"true\"", true),
+        ("[tracking]\ncommand = \"\"", false),
+        ("[hooks]\nbefore = \"true\"", true),
+        ("[monitoring]\ntextfile = \"/a.prom\"", true),
+        ("[tracking]\nmode = \"off\"", false),
+    ] {
+        assert_eq!(parse(text).unwrap().acts_outside(), acts, "{text}");
+    }
+}
+
+/// A program that keeps marks is for a plain path whose backups read it, and the error names the place.
+#[test]
+fn a_program_for_marks_is_for_a_plain_path() {
+    let command = "[tracking]\ncommand = [\"a\", \"b\"]";
+    let config = parse(&format!("source = \"/dev/a\"\n{command}")).unwrap();
+    assert_eq!(config.tracking.command.unwrap().words(), ["a", "b"]);
+    for (text, part) in [
+        (
+            format!("source = \"rbd:a/b\"\n{command}"),
+            "3:11: command: the source \"rbd:a/b\" is no plain path",
+        ),
+        (format!("source = \"reflink:/a\"\n{command}"), "is no plain path"),
+        (
+            format!("{command}\n[hooks]\nbefore = \"a\"\nsnapshot = \"/b\""),
+            "2:11: command: [hooks] has a snapshot",
+        ),
+        ("[tracking]\ncommand = []".to_owned(), "2:11: command: found no program"),
+    ] {
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}

@@ -6,7 +6,8 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::source::absolute;
+use super::hooks::{HookCommand, HooksConfig, RawCommand, check_command};
+use super::source::{SourceAddress, absolute};
 use super::{Flaw, flaw, parse_time};
 
 /// When to rely on what the source reports.
@@ -66,6 +67,8 @@ pub struct Tracking {
     pub scratch: PathBuf,
     /// Whether the file systems of its guest are frozen.
     pub quiesce: Quiesce,
+    /// The program that keeps marks for a source that does not, and knows what has changed.
+    pub command: Option<HookCommand>,
 }
 
 impl Default for Tracking {
@@ -75,6 +78,7 @@ impl Default for Tracking {
             verify_within: SignedDuration::from_hours(30 * 24),
             scratch: "/var/tmp".into(),
             quiesce: Quiesce::default(),
+            command: None,
         }
     }
 }
@@ -86,6 +90,7 @@ pub(super) struct RawTracking {
     verify_within: Option<Spanned<String>>,
     scratch: Option<Spanned<String>>,
     quiesce: Option<Spanned<String>>,
+    command: Option<Spanned<RawCommand>>,
 }
 
 /// One of several words.
@@ -104,7 +109,11 @@ fn word<T: Copy>(
     Err(flaw(&written, message))
 }
 
-pub(super) fn check(raw: RawTracking) -> Result<Tracking, Flaw> {
+pub(super) fn check(
+    raw: RawTracking,
+    source: Option<&SourceAddress>,
+    hooks: &HooksConfig,
+) -> Result<Tracking, Flaw> {
     let default = Tracking::default();
     let modes = [TrackingMode::Auto, TrackingMode::Off, TrackingMode::Require];
     let mode = word("mode", raw.mode, modes.map(|mode| (mode, mode.as_str())))?;
@@ -121,5 +130,29 @@ pub(super) fn check(raw: RawTracking) -> Result<Tracking, Flaw> {
         verify_within: within.transpose()?.unwrap_or(default.verify_within),
         scratch: scratch.transpose()?.unwrap_or(default.scratch),
         quiesce: quiesce.unwrap_or(default.quiesce),
+        command: check_program(raw.command.as_ref(), source, hooks)?,
     })
+}
+
+/// A source has one that keeps its marks, and the program says itself what to read.
+fn check_program(
+    raw: Option<&Spanned<RawCommand>>,
+    source: Option<&SourceAddress>,
+    hooks: &HooksConfig,
+) -> Result<Option<HookCommand>, Flaw> {
+    let command = check_command("command", raw)?;
+    let (Some(_), Some(at)) = (&command, raw) else { return Ok(command) };
+    if let Some(source) = source.filter(|source| !matches!(source, SourceAddress::Path(_))) {
+        let message = format!(
+            "command: the source {:?} is no plain path of a block device or a file; omit one of the two",
+            source.to_string()
+        );
+        return Err(flaw(at, message));
+    }
+    if hooks.snapshot.is_some() {
+        let message =
+            "command: [hooks] has a snapshot; let the program say where to read, and omit that one";
+        return Err(flaw(at, message.to_owned()));
+    }
+    Ok(command)
 }

@@ -7,9 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
 use crate::base::extent::Extent;
-
-/// Extents that are kept of a difference: 16 MiB of memory. Beyond that, those that are close together become one.
-const MOST_EXTENTS: usize = 1 << 20;
+use crate::source::reported::Extents;
 
 /// Longest text that goes into the manifest.
 const MOST_ID_BYTES: usize = 128;
@@ -122,7 +120,7 @@ pub(super) fn difference(
     printed: impl Read,
     size_bytes: u64,
 ) -> std::result::Result<Difference, serde_json::Error> {
-    let mut found = Gathered { size_bytes, ..Gathered::new(MOST_EXTENTS) };
+    let mut found = Gathered { size_bytes, listed: Extents::new(), data: Extents::new() };
     let mut reader = serde_json::Deserializer::from_reader(std::io::BufReader::new(printed));
     DeserializeSeed::deserialize(&mut found, &mut reader)?;
     reader.end()?;
@@ -133,12 +131,6 @@ struct Gathered {
     size_bytes: u64,
     listed: Extents,
     data: Extents,
-}
-
-impl Gathered {
-    fn new(most: usize) -> Self {
-        Gathered { size_bytes: 0, listed: Extents::new(most), data: Extents::new(most) }
-    }
 }
 
 /// An entry of `rbd diff`.
@@ -198,53 +190,6 @@ fn truth<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<bool, D::Err
         Either::Word(word) if word == "true" => Ok(true),
         Either::Word(word) if word == "false" => Ok(false),
         Either::Word(_) => Err(de::Error::custom("expected true or false")),
-    }
-}
-
-/// Extents in any order, at most so many. If there are more, gaps between them are filled, the smallest first.
-struct Extents {
-    list: Vec<Extent>,
-    most: usize,
-    /// The longest gap that is filled.
-    gap: u64,
-}
-
-impl Extents {
-    fn new(most: usize) -> Self {
-        Extents { list: Vec::new(), most, gap: 0 }
-    }
-
-    fn push(&mut self, extent: Extent) {
-        match self.list.last_mut() {
-            Some(last) if last.end() == extent.offset => last.len += extent.len,
-            _ => self.list.push(extent),
-        }
-        if self.list.len() <= self.most {
-            return;
-        }
-        self.merge();
-        // Half of it is free then, so that this does not happen for each extent.
-        while self.list.len() > self.most / 2 {
-            self.gap = (self.gap * 2).max(4096);
-            self.merge();
-        }
-    }
-
-    fn merge(&mut self) {
-        let gap = self.gap;
-        self.list.sort_unstable_by_key(|extent| extent.offset);
-        self.list.dedup_by(|next, last| {
-            let is_near = next.offset <= last.end().saturating_add(gap);
-            if is_near {
-                last.len = last.len.max(next.end() - last.offset);
-            }
-            is_near
-        });
-    }
-
-    fn finish(mut self) -> Vec<Extent> {
-        self.merge();
-        self.list
     }
 }
 
@@ -313,26 +258,6 @@ mod tests {
     }
 
     proptest! {
-        /// However many extents there are, in whatever order: few are kept, they ascend with gaps in between, and each
-        /// byte that was listed is in one of them.
-        #[test]
-        fn extents_are_kept_or_covered(
-            pushed in proptest::collection::vec((0u64..1 << 30, 1u64..100_000), 0..200),
-            most in 2usize..20,
-        ) {
-            let mut extents = Extents::new(most);
-            for &(offset, len) in &pushed {
-                extents.push(Extent { offset, len });
-                prop_assert!(extents.list.len() <= most);
-            }
-            let kept = extents.finish();
-            prop_assert!(kept.windows(2).all(|pair| pair[0].end() < pair[1].offset));
-            for (offset, len) in pushed {
-                let covers = |kept: &&Extent| kept.offset <= offset && offset + len <= kept.end();
-                prop_assert!(kept.iter().find(covers).is_some());
-            }
-        }
-
         /// Whatever is printed, the answer is an error or extents within the size, of which the data are a part.
         #[test]
         fn anything_printed_is_a_difference_or_an_error(

@@ -19,10 +19,11 @@ mod tracker;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 
 use crate::base::error::{Error, Result};
-use crate::base::extent::{Extent, rest_after};
+use crate::base::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::source::identity::add_content;
 use crate::source::qemu_nbd::Export;
+use crate::source::reported::Reported;
 use crate::source::served::Server;
 use crate::source::{Opened, Source, check_not_empty};
 use answers::Snapshot;
@@ -104,22 +105,14 @@ struct Shared {
 struct Held {
     snapshot: Snapshot,
     export: Export,
-    /// Where it may have data, ascending; `None` if that is not known.
-    data: Option<Vec<Extent>>,
-    /// What may have changed, ascending; `None` if that is not known.
-    changed: Option<Vec<Extent>>,
+    reported: Reported,
     /// What the content says.
     identity: OnceLock<SourceIdentity>,
 }
 
 impl Held {
-    fn new(
-        snapshot: Snapshot,
-        export: Export,
-        data: Option<Vec<Extent>>,
-        changed: Option<Vec<Extent>>,
-    ) -> Self {
-        Held { snapshot, export, data, changed, identity: OnceLock::new() }
+    fn new(snapshot: Snapshot, export: Export, reported: Reported) -> Self {
+        Held { snapshot, export, reported, identity: OnceLock::new() }
     }
 }
 
@@ -146,11 +139,12 @@ struct RbdSource {
     shared: Arc<Shared>,
 }
 
-/// The first of these extents from `offset` on; everything, if they are not known.
-fn next(extents: Option<&Vec<Extent>>, offset: u64, size_bytes: u64) -> Option<Extent> {
-    match extents {
-        Some(extents) => rest_after(extents, offset),
-        None => (offset < size_bytes).then(|| Extent::between(offset, size_bytes)),
+impl RbdSource {
+    fn reported<T>(&self, look: impl FnOnce(&Reported) -> T) -> T {
+        match &*self.shared.held() {
+            Some(held) => look(&held.reported),
+            None => look(&Reported::default()),
+        }
     }
 }
 
@@ -206,22 +200,20 @@ impl Source for RbdSource {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        let held = self.shared.held();
-        let data = held.as_ref().and_then(|held| held.data.as_ref());
-        Ok(next(data, offset, self.size_bytes()))
+        let size_bytes = self.size_bytes();
+        Ok(self.reported(|reported| reported.next_data(offset, size_bytes)))
     }
 
     fn knows_holes(&self) -> bool {
-        self.shared.held().as_ref().is_some_and(|held| held.data.is_some())
+        self.reported(|reported| reported.data.is_some())
     }
 
     fn gives_hints(&self) -> bool {
-        self.shared.held().as_ref().is_some_and(|held| held.changed.is_some())
+        self.reported(|reported| reported.changed.is_some())
     }
 
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
-        let held = self.shared.held();
-        let changed = held.as_ref().and_then(|held| held.changed.as_ref());
-        Ok(next(changed, offset, self.size_bytes()))
+        let size_bytes = self.size_bytes();
+        Ok(self.reported(|reported| reported.next_changed(offset, size_bytes)))
     }
 }

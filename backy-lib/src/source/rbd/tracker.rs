@@ -11,6 +11,7 @@ use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
 use crate::source::program::QEMU_NBD;
 use crate::source::qemu_nbd::Export;
+use crate::source::reported::Reported;
 use crate::source::served::Server;
 use crate::source::tracking::{Marked, Tracker};
 
@@ -143,7 +144,7 @@ impl Tracker for SnapshotTracker {
             Err(why) => (None, Some(why)),
         };
         let id = format!("snapshot {}", snapshot.id);
-        self.shared.hold(Some(Held::new(snapshot, export, data, changed)));
+        self.shared.hold(Some(Held::new(snapshot, export, Reported { data, changed })));
         Ok(match identity {
             Ok(identity) => {
                 Marked { bookmark: Some(Bookmark::new(TRACKER, id, identity, GRANULARITY)), doubt }
@@ -155,7 +156,7 @@ impl Tracker for SnapshotTracker {
     fn hold(&mut self, name: MarkName) -> Result<()> {
         let (snapshot, export, _) = self.take(name)?;
         let data = self.find_out(&snapshot, None, false).data.ok().map(|found| found.data);
-        self.shared.hold(Some(Held::new(snapshot, export, data, None)));
+        self.shared.hold(Some(Held::new(snapshot, export, Reported { data, changed: None })));
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::image::delta;
 use crate::policy::health;
 use crate::policy::schedule::{self, Past};
 use crate::source::hooks::Held;
-use crate::source::{self, Source, Tracker, libvirt, qmp, rbd};
+use crate::source::{self, Source, Tracker, libvirt, qmp, rbd, thin};
 use crate::storage::manifest::{self, publish};
 use crate::storage::{DigestsKind, FileName, Storage};
 
@@ -193,8 +193,15 @@ impl Making<'_> {
     pub(super) fn threads(&self, source: &dyn Source) -> usize {
         let threads = pipeline::threads(self.context.threads);
         // Nothing reads ahead on a device or a server: while one thread reads, another one digests, even on one core.
-        let waited_for =
-            ["block device", "NBD export", "qcow2 image", libvirt::KIND, qmp::KIND, rbd::KIND];
+        let waited_for = [
+            "block device",
+            "NBD export",
+            "qcow2 image",
+            libvirt::KIND,
+            qmp::KIND,
+            rbd::KIND,
+            thin::KIND,
+        ];
         let is_waited_for = waited_for.contains(&&*source.place().kind);
         match self.context.threads {
             None if is_waited_for => threads.max(2),

@@ -8,8 +8,7 @@ use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::units::BlockSize;
 use crate::policy::config::SourceAddress;
 use crate::source::qcow2::ImageFile;
-use crate::source::rbd::{self, RbdAddress};
-use crate::source::{DeviceSource, Source, reflink};
+use crate::source::{DeviceSource, Source, rbd, reflink, thin};
 use crate::storage::{FileName, Trust};
 
 /// An archive to create.
@@ -113,7 +112,8 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
         SourceAddress::Nbd(_) => return Ok(Found::default()),
         // The virtual machine need not run now.
         SourceAddress::Libvirt(_) | SourceAddress::Qmp(_) => return Ok(Found::default()),
-        SourceAddress::Rbd(address) => return look_at_rbd(address),
+        SourceAddress::Rbd(address) => return look_at(rbd::size_bytes(address)),
+        SourceAddress::Thin(address) => return look_at(thin::size_bytes(address)),
         SourceAddress::Path(path) | SourceAddress::Reflink(path) | SourceAddress::Qcow2(path) => {
             path
         }
@@ -158,9 +158,9 @@ fn look(address: &SourceAddress, folder: &Path) -> Result<Found> {
     Ok(Found { size_bytes, warning, advice })
 }
 
-/// The image may exist later, and the cluster may be out of reach for now.
-fn look_at_rbd(address: &RbdAddress) -> Result<Found> {
-    Ok(match judged(rbd::size_bytes(address))? {
+/// An image or a volume, which may exist later, or be out of reach for now.
+fn look_at(size_bytes: Result<u64>) -> Result<Found> {
+    Ok(match judged(size_bytes)? {
         Ok(size_bytes) => Found { size_bytes: Some(size_bytes), ..Found::default() },
         Err(error) => Found {
             warning: Some(format!("{error}; backups fail until that has changed")),
