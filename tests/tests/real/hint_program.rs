@@ -255,6 +255,33 @@ fn a_program_that_lies_is_found_out() {
     scene.site.check_at_rest_here();
 }
 
+/// What a restore writes to the source need not be seen by the program: the marks are removed before, and the next
+/// backup reads everything. If that fails, nothing is written. Another target has nothing to do with it.
+#[test]
+fn a_restore_onto_the_source_removes_the_marks() {
+    let mut scene = Scene::new();
+    scene.backup();
+    scene.write(UNIT, 10, 31);
+    scene.backup();
+    let elsewhere = scene.path("elsewhere");
+    works(&mut scene.command(&["restore", "-r", "1", text(&elsewhere)]));
+    works(&mut scene.command(&["restore", "-r", "1", "--dry-run"]));
+    assert_eq!(scene.marks().len(), 1);
+    let before = scene.disk();
+    scene.put_program("hinting", "echo no such luck >&2; exit 3");
+    let output = run(&mut scene.command(&["restore", "-r", "1"]));
+    let said = words(&output);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("no such luck") && said.contains("--read-all"), "{said}");
+    assert!(scene.disk() == before, "the source has changed");
+    scene.put_program("hinting", PROGRAM);
+    works(&mut scene.command(&["restore", "-r", "1"]));
+    assert!(scene.disk() == fs::read(elsewhere).expect("read it"), "another revision");
+    assert_eq!(scene.marks().len(), 0);
+    scene.doubts("does not know what has changed");
+    scene.site.check_at_rest();
+}
+
 /// A backup that is killed at each request, before it is answered or after: the next one reads only what has changed,
 /// and leaves one mark.
 #[test]

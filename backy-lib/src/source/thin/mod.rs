@@ -173,3 +173,27 @@ impl Source for ThinSource {
         Ok(self.reported(|reported| reported.next_changed(offset, size_bytes)))
     }
 }
+
+/// For tests that print anything: what `thin_delta` says of the devices 1 and 2.
+#[cfg(feature = "testing")]
+pub(super) fn read_difference(
+    printed: &[u8],
+    size_bytes: u64,
+) -> std::result::Result<[Vec<Extent>; 2], String> {
+    let asked = delta::Question { left: 1, right: 2, block_bytes: 64 << 10, size_bytes };
+    let found = delta::difference(printed, asked).map_err(|misprint| misprint.why)?;
+    Ok([found.changed, found.data])
+}
+
+/// The same, for a list of volumes, and for a table or a state of one that `dmsetup` prints.
+#[cfg(feature = "testing")]
+pub(super) fn read_answer(printed: &[u8]) -> std::result::Result<(), String> {
+    let _ = volumes::reserved(printed);
+    let listed = volumes::Listed::parse(printed)?;
+    let volume = listed.thin("mynode")?;
+    let _ = volumes::check_table(printed, &volume);
+    for name in listed.thins() {
+        let _ = (listed.thin(name), listed.dm_uuid(name));
+    }
+    listed.pool(&volume.pool).map(drop)
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::archive::Archive;
 use crate::base::clock::Clock;
-use crate::base::error::{Result, judged};
+use crate::base::error::{Error, Result, judged};
 use crate::base::progress::Observer;
 use crate::base::revision::RevisionId;
 use crate::image::chain::Chain;
@@ -26,6 +26,9 @@ impl Archive {
             self.check_known(path)?;
         }
         let chain = self.open_chain(id, options.keep_going)?;
+        if !options.dry_run {
+            self.drop_marks(path)?;
+        }
         self.guarded(&chain, force, observer, |guard| {
             restore::to_path(&chain, guard, path, options, clock)
         })
@@ -68,6 +71,31 @@ impl Archive {
             Ok(config) => restore::known::check(self.manifest(), &config, target),
             Err(_) => Ok(()),
         }
+    }
+
+    /// Removes the marks that a hint program keeps, if the target is the source: it may not see what is written to
+    /// that. So the next backup reads everything.
+    fn drop_marks(&self, target: &Path) -> Result<()> {
+        let Ok(config) = judged(self.trusted().and_then(|archive| archive.config()))? else {
+            return Ok(());
+        };
+        let is_hinted = config.tracking.command.is_some();
+        let (Some(archive), true, true) =
+            (self.manifest().archive, is_hinted, restore::known::is_source(target, &config))
+        else {
+            return Ok(());
+        };
+        let settled = match self.open_tracked()?.tracker {
+            Some(mut tracker) => tracker.settle(archive, None),
+            None => Ok(()),
+        };
+        settled.map_err(|error| Error::Source {
+            path: target.to_owned(),
+            message: format!(
+                "it has marks, after which a restore may not show, and they cannot be removed: {error}; restore to \
+                 another path, or take 'command' out of [tracking] and run 'backy backup --read-all' after the restore"
+            ),
+        })
     }
 
     /// Writes a revision to an open target. `force` and `undo` concern paths and have no effect here.
