@@ -10,7 +10,9 @@ use toml::Spanned;
 
 use super::files::Files;
 use super::origin::check_url;
-use super::{Flaw, Group, at_least_one, check_absolute, check_source, flaw, parse_time};
+use super::{
+    Flaw, Group, SourceAddress, at_least_one, check_absolute, check_source, flaw, parse_time,
+};
 use crate::base::error::{Error, Result};
 
 /// Where `fleet.toml` is, unless somebody names another file.
@@ -43,7 +45,7 @@ pub struct FleetSettings {
 pub struct Declared {
     /// Its folder.
     pub path: PathBuf,
-    /// The device or file that it backs up; `None` for whatever its own `backy.toml` says.
+    /// What it backs up, as it is written in `backy.toml`; `None` for whatever its own `backy.toml` says.
     pub source: Option<PathBuf>,
     /// The path or URL of the archive that it is a copy of; never set together with a source.
     pub origin: Option<String>,
@@ -105,7 +107,7 @@ impl Declared {
         #[serde(deny_unknown_fields)]
         struct Line {
             path: PathBuf,
-            source: Option<PathBuf>,
+            source: Option<String>,
             origin: Option<String>,
             include: Option<PathBuf>,
         }
@@ -114,8 +116,7 @@ impl Declared {
                 message: format!("{program}: line {number} of its output: {why}"),
             };
             let line: Line = serde_json::from_str(line).map_err(|error| wrong(&error))?;
-            let paths = [("path", Some(&line.path)), ("source", line.source.as_ref())];
-            for (key, path) in paths.into_iter().chain([("include", line.include.as_ref())]) {
+            for (key, path) in [("path", Some(&line.path)), ("include", line.include.as_ref())] {
                 if let Some(path) = path.filter(|path| !path.is_absolute()) {
                     return Err(wrong(&format_args!(
                         "{key}: found {:?}, expected an absolute path",
@@ -125,6 +126,9 @@ impl Declared {
             }
             let Line { path, source, origin, include } = line;
             check_filling(source.is_some(), origin.as_deref()).map_err(|why| wrong(&why))?;
+            let source = source.map(|text| SourceAddress::parse(&text)).transpose();
+            let source = source.map_err(|why| wrong(&format_args!("source: {why}")))?;
+            let source = source.map(|source| source.written());
             Ok(Declared { path, source, origin, include })
         };
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());

@@ -155,7 +155,7 @@ impl ImageFile {
         let message = match why.contains(LOCKED) {
             true => format!(
                 "a virtual machine or another program has it open for writing; shut that down for the backup, or \
-                 export a snapshot by NBD; found {why}"
+                 use the source \"libvirt:\" or \"qmp:\"; found {why}"
             ),
             false => why.to_owned(),
         };
@@ -291,7 +291,7 @@ mod tests {
     fn an_image_in_use_is_refused_with_advice() {
         let file = ImageFile::new("/a".into(), None);
         let refused = file.error("Failed to get shared \"write\" lock").to_string();
-        assert!(refused.contains("shut that down") && refused.contains("NBD"), "{refused}");
+        assert!(refused.contains("shut that down") && refused.contains("\"qmp:\""), "{refused}");
         assert!(!file.error("No such file").to_string().contains("shut"));
     }
 }

@@ -194,10 +194,10 @@ fn the_listing_programs_of_the_document_work() {
         })
         .collect();
     let expected = [
-        ("/srv/backup/one-vda", "/vm/a.img"),
-        ("/srv/backup/one-vdb", "/dev/vg/a"),
-        ("/srv/backup/a", "/dev/rbd/vms/a"),
-        ("/srv/backup/b", "/dev/rbd/vms/b"),
+        ("/srv/backup/one-vda", "libvirt:one/vda"),
+        ("/srv/backup/one-vdb", "libvirt:one/vdb"),
+        ("/srv/backup/a", "rbd:vms/a"),
+        ("/srv/backup/b", "rbd:vms/b"),
     ];
     assert_eq!(found, expected.map(|(path, source)| (path.to_owned(), source.to_owned())));
     assert!(listed.iter().all(|one| one.include.is_some()));
