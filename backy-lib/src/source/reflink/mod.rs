@@ -4,7 +4,7 @@
 //! read the clone, never the file. The clone stays beside the file, as the mark, until the next revision has its own;
 //! meanwhile it keeps the blocks that it shares with nobody else. What the old and the new clone store at the same
 //! place on the disk is the same: a file system that clones does not overwrite a block that two files share
-//! ([`unchanged`] has the conditions).
+//! (`extents::unchanged` has the conditions).
 //!
 //! The clone belongs to whoever runs backy and has mode 0400. Its inode, size and time of change are in the bookmark,
 //! so that another file, or one that somebody has written to, is not taken for it.
