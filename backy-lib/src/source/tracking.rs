@@ -85,6 +85,38 @@ pub(crate) fn newest_mark<'m>(
     })
 }
 
+/// Checks that what a mark was made at, some `kind` of thing, is what a bookmark has.
+///
+/// # Errors
+/// A sentence.
+pub(super) fn check_identity(
+    kind: &str,
+    found: &str,
+    bookmark: &Bookmark,
+) -> std::result::Result<(), String> {
+    if found == bookmark.identity {
+        return Ok(());
+    }
+    let (found, expected) = (found.escape_debug(), bookmark.identity.escape_debug());
+    Err(format!("it is another {kind}: found {found}, expected {expected}"))
+}
+
+/// Checks that a mark, some `kind` of thing, is the one of a bookmark, and no other that was made under its name.
+///
+/// # Errors
+/// A sentence.
+pub(super) fn check_id(
+    (kind, name): (&str, MarkName),
+    found: &str,
+    bookmark: &Bookmark,
+) -> std::result::Result<(), String> {
+    if found == bookmark.id {
+        return Ok(());
+    }
+    let (found, expected) = (found.escape_debug(), bookmark.id.escape_debug());
+    Err(format!("the {kind} {name} was made again: found {found}, expected {expected}"))
+}
+
 /// What came of a mark.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marked {

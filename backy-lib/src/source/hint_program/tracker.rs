@@ -11,11 +11,14 @@ use crate::base::extent::Extent;
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
 use crate::source::reported::Reported;
-use crate::source::tracking::{Marked, Tracker};
+use crate::source::tracking::{Marked, Tracker, check_identity};
 use crate::source::{DeviceSource, Source};
 
 /// Its name in bookmarks.
 const TRACKER: &str = "command";
+
+/// What it is called in messages.
+const SOURCE: &str = "source";
 
 /// It reports bytes.
 const GRANULARITY: u64 = 1;
@@ -65,7 +68,7 @@ impl ProgramTracker {
         size_bytes: u64,
     ) -> Answer<Vec<Extent>> {
         let (since, bookmark) = since.ok_or_else(|| "there is no earlier mark".to_owned())?;
-        check_identity(identity, bookmark)?;
+        check_identity(SOURCE, identity, bookmark)?;
         let known = self.program.changed_extents(name, (since, bookmark), size_bytes)?;
         let program = self.program.command.program();
         known.map_err(|why| format!("'{program}' does not know what has changed: {why}"))
@@ -107,7 +110,7 @@ impl Tracker for ProgramTracker {
 
     fn doubt(&self, _name: MarkName, bookmark: &Bookmark) -> Result<Option<String>> {
         let identity = self.program.identity().map_err(|why| self.program.error(&why))?;
-        Ok(check_identity(&identity, bookmark).err())
+        Ok(check_identity(SOURCE, &identity, bookmark).err())
     }
 
     /// The program does not list them.
@@ -119,13 +122,5 @@ impl Tracker for ProgramTracker {
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
         self.shared.hold(None);
         self.program.settle(archive, keep).map_err(|why| self.program.error(&why))
-    }
-}
-
-fn check_identity(found: &str, bookmark: &Bookmark) -> Answer<()> {
-    let (found, expected) = (found.escape_debug().to_string(), bookmark.identity.escape_debug());
-    match *found == expected.to_string() {
-        true => Ok(()),
-        false => Err(format!("it is another source: found {found}, expected {expected}")),
     }
 }

@@ -10,7 +10,7 @@ use crate::base::error::Result;
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
 use crate::source::running::Running;
-use crate::source::tracking::{Marked, Tracker};
+use crate::source::tracking::{Marked, Tracker, check_id, check_identity};
 
 /// Its name in bookmarks.
 pub(super) const TRACKER: &str = "libvirt";
@@ -40,21 +40,11 @@ pub(super) fn earlier(
     found: Answer<String>,
     (name, bookmark): (MarkName, &Bookmark),
 ) -> Answer<()> {
-    let found = found?;
-    let expected = bookmark.identity.escape_debug();
-    if found != bookmark.identity {
-        return Err(format!("it is another disk: found {found}, expected {expected}"));
-    }
+    check_identity("disk", &found?, bookmark)?;
     if !virsh.checkpoints(name.archive)?.contains(&name) {
         return Err(format!("the checkpoint {name} is missing"));
     }
-    let (found, expected) = (virsh.checkpoint_id(name, &disk.target)?, bookmark.id.escape_debug());
-    match found == bookmark.id {
-        true => Ok(()),
-        false => {
-            Err(format!("the checkpoint {name} was made again: found {found}, expected {expected}"))
-        }
-    }
+    check_id(("checkpoint", name), &virsh.checkpoint_id(name, &disk.target)?, bookmark)
 }
 
 /// Why libvirt makes no checkpoint of a disk; `None` if it may.

@@ -13,13 +13,16 @@ use crate::source::program::QEMU_NBD;
 use crate::source::qemu_nbd::Export;
 use crate::source::reported::Reported;
 use crate::source::served::Server;
-use crate::source::tracking::{Marked, Tracker};
+use crate::source::tracking::{Marked, Tracker, check_id, check_identity};
 
 /// Its name in bookmarks.
 const TRACKER: &str = "rbd";
 
 /// `rbd diff` lists bytes; librbd itself deals with sectors.
 const GRANULARITY: u64 = 512;
+
+/// What it is called in messages.
+const IMAGE: &str = "image";
 
 /// What QEMU says without its driver for RBD: as a module that is missing, or as a driver that it does not know.
 const NO_DRIVER: [&str; 2] = ["Unknown driver 'rbd'", "Unable to load module rbd"];
@@ -102,7 +105,7 @@ impl SnapshotTracker {
         identity: &str,
         found: Option<Answer<Difference>>,
     ) -> Answer<Difference> {
-        check_identity(identity, bookmark)?;
+        check_identity(IMAGE, identity, bookmark)?;
         let changed = found.ok_or_else(|| "nothing was compared".to_owned())??;
         // A snapshot that was removed meanwhile no longer has what it had.
         let listed = self.image().snapshots()?;
@@ -168,7 +171,7 @@ impl Tracker for SnapshotTracker {
         }
         let identity = image.place().and_then(|place| self.identity(&place));
         let identity = identity.map_err(|why| image.error(&why))?;
-        Ok(check_identity(&identity, bookmark).err())
+        Ok(check_identity(IMAGE, &identity, bookmark).err())
     }
 
     fn marks(&self, archive: ArchiveId) -> Result<Vec<MarkName>> {
@@ -211,21 +214,7 @@ fn earlier(listed: &[Snapshot], name: MarkName, bookmark: &Bookmark) -> Answer<(
     let Some(snapshot) = find(listed, name) else {
         return Err(format!("the snapshot {name} is missing"));
     };
-    let (found, expected) = (format!("snapshot {}", snapshot.id), bookmark.id.escape_debug());
-    match found == bookmark.id {
-        true => Ok(()),
-        false => {
-            Err(format!("the snapshot {name} was made again: found {found}, expected {expected}"))
-        }
-    }
-}
-
-fn check_identity(found: &str, bookmark: &Bookmark) -> Answer<()> {
-    let expected = bookmark.identity.escape_debug();
-    match found == bookmark.identity {
-        true => Ok(()),
-        false => Err(format!("it is another image: found {found}, expected {expected}")),
-    }
+    check_id(("snapshot", name), &format!("snapshot {}", snapshot.id), bookmark)
 }
 
 #[cfg(test)]
@@ -251,8 +240,8 @@ mod tests {
             again.ends_with("was made again: found snapshot 5, expected snapshot 4"),
             "{again}"
         );
-        assert_eq!(check_identity("cluster a", &bookmark), Ok(()));
-        let other = check_identity("cluster b", &bookmark).unwrap_err();
+        assert_eq!(check_identity(IMAGE, "cluster a", &bookmark), Ok(()));
+        let other = check_identity(IMAGE, "cluster b", &bookmark).unwrap_err();
         assert_eq!(other, "it is another image: found cluster b, expected cluster a");
     }
 }

@@ -23,7 +23,7 @@ use crate::base::error::{Error, Result, limit};
 use crate::base::extent::{Extent, gaps, rest_after};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::{Bookmark, SourceIdentity};
-use crate::source::tracking::{Marked, Opened, Tracker};
+use crate::source::tracking::{Marked, Opened, Tracker, check_identity};
 use crate::source::{DeviceSource, Source};
 
 #[cfg(feature = "testing")]
@@ -154,9 +154,8 @@ impl ReflinkTracker {
             return Ok(Err("it is no file".to_owned()));
         };
         let identity = self.identity(live)?;
-        if bookmark.identity != identity {
-            let expected = bookmark.identity.escape_debug();
-            return Ok(Err(format!("it is another file: found {identity}, expected {expected}")));
+        if let Err(why) = check_identity("file", &identity, bookmark) {
+            return Ok(Err(why));
         }
         let Some(old) = self.folder.open(name)? else {
             return Ok(Err(format!("the clone {name} is missing")));

@@ -11,11 +11,14 @@ use crate::base::error::{Error, Result};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::Bookmark;
 use crate::source::reported::Reported;
-use crate::source::tracking::{Marked, Tracker};
+use crate::source::tracking::{Marked, Tracker, check_id, check_identity};
 use crate::source::{DeviceSource, Source};
 
 /// Its name in bookmarks.
 const TRACKER: &str = "lvm-thin";
+
+/// What it is called in messages.
+const VOLUME: &str = "volume";
 
 const NO_MARK: &str = "there is no earlier mark";
 
@@ -134,7 +137,9 @@ impl Tracker for SnapshotTracker {
         let earlier = match (since, &identity) {
             (Some((since, bookmark)), Ok((identity, _))) => {
                 let known = check_mark(&taken.listed, since, bookmark);
-                known.and_then(|earlier| check_identity(identity, bookmark).map(|()| earlier))
+                known.and_then(|earlier| {
+                    check_identity(VOLUME, identity, bookmark).map(|()| earlier)
+                })
             }
             (None, _) => Err(NO_MARK.to_owned()),
             (_, Err(why)) => Err(why.clone()),
@@ -170,7 +175,7 @@ impl Tracker for SnapshotTracker {
         let listed = lvm.list().map_err(|why| lvm.error(&why))?;
         let (identity, _) = self.identity(&listed).map_err(|why| lvm.error(&why))?;
         let known = check_mark(&listed, name, bookmark);
-        Ok(known.and_then(|_| check_identity(&identity, bookmark)).err())
+        Ok(known.and_then(|_| check_identity(VOLUME, &identity, bookmark)).err())
     }
 
     fn marks(&self, archive: ArchiveId) -> Result<Vec<MarkName>> {
@@ -227,19 +232,5 @@ fn check_mark(listed: &Listed, name: MarkName, bookmark: &Bookmark) -> Answer<Th
         return Err(format!("the snapshot {name} is missing"));
     }
     let snapshot = listed.thin(&text)?;
-    let (found, expected) = (id(&snapshot), bookmark.id.escape_debug());
-    match found == bookmark.id {
-        true => Ok(snapshot),
-        false => {
-            Err(format!("the snapshot {name} was made again: found {found}, expected {expected}"))
-        }
-    }
-}
-
-fn check_identity(found: &str, bookmark: &Bookmark) -> Answer<()> {
-    let expected = bookmark.identity.escape_debug();
-    match found == bookmark.identity {
-        true => Ok(()),
-        false => Err(format!("it is another volume: found {found}, expected {expected}")),
-    }
+    check_id(("snapshot", name), &id(&snapshot), bookmark).map(|()| snapshot)
 }
