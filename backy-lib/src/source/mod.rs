@@ -22,6 +22,7 @@ mod reported;
 mod running;
 mod scratch;
 mod served;
+mod slot;
 pub mod thin;
 pub mod tracking;
 

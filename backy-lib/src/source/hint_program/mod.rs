@@ -9,13 +9,14 @@ mod request;
 mod tracker;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use crate::base::error::Result;
 use crate::base::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::policy::config::HookCommand;
 use crate::source::reported::Reported;
+use crate::source::slot::Slot;
 use crate::source::{DeviceSource, Opened, Source};
 use request::HintProgram;
 use tracker::ProgramTracker;
@@ -30,7 +31,7 @@ pub(crate) fn tracked(
     command: HookCommand,
     open: Opener,
 ) -> Opened<'static> {
-    let shared = Arc::new(Shared { live, held: RwLock::default() });
+    let shared = Arc::new(Shared { live, held: Slot::empty() });
     let source_of = Box::new(HintedSource { shared: Arc::clone(&shared) });
     let program = HintProgram { command, source };
     Opened { source: source_of, tracker: Some(Box::new(ProgramTracker { shared, program, open })) }
@@ -40,7 +41,7 @@ pub(crate) fn tracked(
 struct Shared {
     live: DeviceSource,
     /// What is read instead, and what the program has said; `None` until there is a mark.
-    held: RwLock<Option<AtMark>>,
+    held: Slot<AtMark>,
 }
 
 /// The source at a mark.
@@ -50,16 +51,6 @@ struct AtMark {
     reported: Reported,
 }
 
-impl Shared {
-    fn held(&self) -> RwLockReadGuard<'_, Option<AtMark>> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hold(&self, held: Option<AtMark>) {
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = held;
-    }
-}
-
 struct HintedSource {
     shared: Arc<Shared>,
 }
@@ -67,7 +58,7 @@ struct HintedSource {
 impl HintedSource {
     /// Asks what is read now.
     fn now<T>(&self, ask: impl FnOnce(&DeviceSource, &Reported) -> T) -> T {
-        match &*self.shared.held() {
+        match &*self.shared.held.get() {
             Some(AtMark { device, reported }) => {
                 ask(device.as_ref().unwrap_or(&self.shared.live), reported)
             }

@@ -81,7 +81,7 @@ impl Tracker for ProgramTracker {
     }
 
     fn mark(&mut self, name: MarkName, since: Option<(MarkName, &Bookmark)>) -> Result<Marked> {
-        self.shared.hold(None);
+        self.shared.held.put(None);
         let identity = match self.program.identity() {
             Ok(identity) => identity,
             Err(why) => return Ok(Marked::none(why)),
@@ -103,7 +103,7 @@ impl Tracker for ProgramTracker {
             Ok(changed) => (Some(changed), None),
             Err(why) => (None, Some(why)),
         };
-        self.shared.hold(Some(AtMark { device, reported: Reported { data, changed } }));
+        self.shared.held.put(Some(AtMark { device, reported: Reported { data, changed } }));
         let bookmark = Bookmark::new(TRACKER, made.id, identity, GRANULARITY);
         Ok(Marked { bookmark: Some(bookmark), doubt })
     }
@@ -120,7 +120,7 @@ impl Tracker for ProgramTracker {
     }
 
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
-        self.shared.hold(None);
+        self.shared.held.put(None);
         self.program.settle(archive, keep).map_err(|why| self.program.error(&why))
     }
 }

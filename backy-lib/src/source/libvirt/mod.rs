@@ -3,7 +3,7 @@
 //!
 //! A mark is a checkpoint of libvirt: a bitmap in a qcow2 image, in which QEMU records what is written from then on.
 //! All checkpoints record, so a backup that fails leaves the mark of the newest revision as it was. Of a domain that
-//! does not run, `qemu-img` makes the bitmap, and libvirt is told.
+//! does not run, `qemu-img` makes the bitmap, and backy registers it with libvirt.
 
 mod domain;
 mod point;

@@ -1,8 +1,8 @@
 //! A disk of a domain that does not run. Its image is read as one that no virtual machine has open: as long as backy
 //! reads it, QEMU refuses to start the domain.
 //!
-//! The bitmap of a checkpoint is one like any other. So the marks are those of the image, of which libvirt is told. It
-//! is told first, so that no bitmap is left that it does not know of.
+//! The bitmap of a checkpoint is one like any other. So the marks are those of the image, and backy registers them with
+//! libvirt as checkpoints. It does that first: then libvirt knows every bitmap.
 
 use std::path::PathBuf;
 

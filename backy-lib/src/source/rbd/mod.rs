@@ -16,7 +16,7 @@ mod answers;
 mod image;
 mod tracker;
 
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock};
 
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
@@ -25,6 +25,7 @@ use crate::source::identity::add_content;
 use crate::source::qemu_nbd::Export;
 use crate::source::reported::Reported;
 use crate::source::served::Server;
+use crate::source::slot::Slot;
 use crate::source::{Opened, Source, check_not_empty};
 use answers::Snapshot;
 use image::Image;
@@ -42,7 +43,7 @@ pub(crate) const KIND: &str = "RBD image";
 pub(crate) fn open(address: RbdAddress) -> Result<Opened<'static>> {
     let image = Image { address };
     let live_bytes = image.info().map_err(|why| image.error(&why))?.size_bytes;
-    let shared = Arc::new(Shared { image, live_bytes, held: RwLock::default() });
+    let shared = Arc::new(Shared { image, live_bytes, held: Slot::empty() });
     let source = Box::new(RbdSource { shared: Arc::clone(&shared) });
     check_not_empty(&*source)?;
     Ok(Opened { source, tracker: Some(Box::new(SnapshotTracker { shared })) })
@@ -89,7 +90,7 @@ struct Shared {
     /// Size of the image when it was opened.
     live_bytes: u64,
     /// What is read; `None` until there is a snapshot.
-    held: RwLock<Option<Held>>,
+    held: Slot<Held>,
 }
 
 /// A snapshot that is served.
@@ -108,15 +109,6 @@ impl Held {
 }
 
 impl Shared {
-    fn held(&self) -> RwLockReadGuard<'_, Option<Held>> {
-        self.held.read().unwrap_or_else(|poison| poison.into_inner())
-    }
-
-    /// Has another snapshot read, or none.
-    fn hold(&self, held: Option<Held>) {
-        *self.held.write().unwrap_or_else(|poison| poison.into_inner()) = held;
-    }
-
     /// The address of our own server says nothing to anybody.
     fn of_server(&self, error: Error) -> Error {
         match error {
@@ -132,7 +124,7 @@ struct RbdSource {
 
 impl RbdSource {
     fn reported<T>(&self, look: impl FnOnce(&Reported) -> T) -> T {
-        match &*self.shared.held() {
+        match &*self.shared.held.get() {
             Some(held) => look(&held.reported),
             None => look(&Reported::default()),
         }
@@ -143,12 +135,12 @@ impl Source for RbdSource {
     /// Before there is a snapshot, without what the content says.
     fn identity(&self) -> SourceIdentity {
         let mut identity = self.place();
-        match self.shared.held().as_ref().map(|held| held.identity.get().cloned()) {
+        match self.shared.held.get().as_ref().map(|held| held.identity.get().cloned()) {
             None => return identity,
             Some(Some(known)) => return known,
             Some(None) => add_content(&mut identity, self),
         }
-        if let Some(held) = &*self.shared.held() {
+        if let Some(held) = &*self.shared.held.get() {
             let _ = held.identity.set(identity.clone());
         }
         identity
@@ -159,12 +151,17 @@ impl Source for RbdSource {
     }
 
     fn size_bytes(&self) -> u64 {
-        self.shared.held().as_ref().map_or(self.shared.live_bytes, |held| held.snapshot.size_bytes)
+        self.shared
+            .held
+            .get()
+            .as_ref()
+            .map_or(self.shared.live_bytes, |held| held.snapshot.size_bytes)
     }
 
     fn current_size_bytes(&self) -> Result<u64> {
         let image = &self.shared.image;
-        let Some(snapshot) = self.shared.held().as_ref().map(|held| held.snapshot.clone()) else {
+        let Some(snapshot) = self.shared.held.get().as_ref().map(|held| held.snapshot.clone())
+        else {
             return Ok(image.info().map_err(|why| image.error(&why))?.size_bytes);
         };
         let listed = image.snapshots().map_err(|why| image.error(&why))?;
@@ -178,7 +175,7 @@ impl Source for RbdSource {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let held = self.shared.held();
+        let held = self.shared.held.get();
         let held = held.as_ref();
         let nbd = held.and_then(|held| Some((held.snapshot.size_bytes, held.export.nbd()?)));
         let Some((size_bytes, nbd)) = nbd else {

@@ -49,7 +49,7 @@ impl SnapshotTracker {
     /// Makes a snapshot and has it served. Returns it with those of the image.
     fn take(&self, name: MarkName) -> Result<(Snapshot, Export, Vec<Snapshot>)> {
         let image = self.image();
-        self.shared.hold(None);
+        self.shared.held.put(None);
         image.make(&name.to_string()).map_err(|why| {
             image.error(&format!("no snapshot can be made, and without one it is not read: {why}"))
         })?;
@@ -147,7 +147,7 @@ impl Tracker for SnapshotTracker {
             Err(why) => (None, Some(why)),
         };
         let id = format!("snapshot {}", snapshot.id);
-        self.shared.hold(Some(Held::new(snapshot, export, Reported { data, changed })));
+        self.shared.held.put(Some(Held::new(snapshot, export, Reported { data, changed })));
         Ok(match identity {
             Ok(identity) => {
                 Marked { bookmark: Some(Bookmark::new(TRACKER, id, identity, GRANULARITY)), doubt }
@@ -159,7 +159,7 @@ impl Tracker for SnapshotTracker {
     fn hold(&mut self, name: MarkName) -> Result<()> {
         let (snapshot, export, _) = self.take(name)?;
         let data = self.find_out(&snapshot, None, false).data.ok().map(|found| found.data);
-        self.shared.hold(Some(Held::new(snapshot, export, Reported { data, changed: None })));
+        self.shared.held.put(Some(Held::new(snapshot, export, Reported { data, changed: None })));
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl Tracker for SnapshotTracker {
     }
 
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
-        self.shared.hold(None);
+        self.shared.held.put(None);
         let image = self.image();
         let mut failed = Vec::new();
         for name in self.marks(archive)?.into_iter().filter(|name| Some(*name) != keep) {

@@ -16,13 +16,14 @@ mod reservation;
 mod tracker;
 mod volumes;
 
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock};
 
 use crate::base::error::Result;
 use crate::base::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::source::identity::add_content;
 use crate::source::reported::Reported;
+use crate::source::slot::Slot;
 use crate::source::{DeviceSource, Opened, Source, check_not_empty};
 use lvm::Lvm;
 use tracker::SnapshotTracker;
@@ -41,7 +42,7 @@ pub(crate) const KIND: &str = "LVM thin volume";
 /// [`Error::Source`] if there is no such volume, or it is no thin one.
 pub(crate) fn open(address: ThinAddress) -> Result<Opened<'static>> {
     let live_bytes = size_bytes(&address)?;
-    let shared = Arc::new(Shared { lvm: Lvm { address }, live_bytes, held: RwLock::default() });
+    let shared = Arc::new(Shared { lvm: Lvm { address }, live_bytes, held: Slot::empty() });
     let source = Box::new(ThinSource { shared: Arc::clone(&shared) });
     check_not_empty(&*source)?;
     Ok(Opened { source, tracker: Some(Box::new(SnapshotTracker { shared })) })
@@ -63,7 +64,7 @@ struct Shared {
     /// Size of the volume when it was opened.
     live_bytes: u64,
     /// What is read; `None` until there is a snapshot.
-    held: RwLock<Option<Held>>,
+    held: Slot<Held>,
 }
 
 /// A snapshot that is open.
@@ -89,15 +90,6 @@ impl Held {
 }
 
 impl Shared {
-    fn held(&self) -> RwLockReadGuard<'_, Option<Held>> {
-        self.held.read().unwrap_or_else(|poison| poison.into_inner())
-    }
-
-    /// Has another snapshot read, or none.
-    fn hold(&self, held: Option<Held>) {
-        *self.held.write().unwrap_or_else(|poison| poison.into_inner()) = held;
-    }
-
     fn place(&self) -> SourceIdentity {
         SourceIdentity::new(self.lvm.address.to_string(), KIND)
     }
@@ -109,7 +101,7 @@ struct ThinSource {
 
 impl ThinSource {
     fn reported<T>(&self, look: impl FnOnce(&Reported) -> T) -> T {
-        match &*self.shared.held() {
+        match &*self.shared.held.get() {
             Some(held) => look(&held.reported),
             None => look(&Reported::default()),
         }
@@ -119,7 +111,7 @@ impl ThinSource {
 impl Source for ThinSource {
     /// Before there is a snapshot, without what the content says.
     fn identity(&self) -> SourceIdentity {
-        let held = self.shared.held();
+        let held = self.shared.held.get();
         let Some(held) = &*held else { return self.shared.place() };
         let look = || {
             let mut identity = self.shared.place();
@@ -135,18 +127,22 @@ impl Source for ThinSource {
     }
 
     fn size_bytes(&self) -> u64 {
-        self.shared.held().as_ref().map_or(self.shared.live_bytes, |held| held.snapshot.size_bytes)
+        self.shared
+            .held
+            .get()
+            .as_ref()
+            .map_or(self.shared.live_bytes, |held| held.snapshot.size_bytes)
     }
 
     fn current_size_bytes(&self) -> Result<u64> {
-        match &*self.shared.held() {
+        match &*self.shared.held.get() {
             Some(held) => held.device.current_size_bytes(),
             None => size_bytes(&self.shared.lvm.address),
         }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        match &*self.shared.held() {
+        match &*self.shared.held.get() {
             Some(held) => held.device.read_at(buffer, offset),
             None => {
                 let why = "it is read only while there is a snapshot of it";

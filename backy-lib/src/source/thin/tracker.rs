@@ -41,7 +41,7 @@ impl SnapshotTracker {
     /// Makes a snapshot and opens it.
     fn take(&self, name: MarkName) -> Result<Taken> {
         let lvm = &self.shared.lvm;
-        self.shared.hold(None);
+        self.shared.held.put(None);
         let text = name.to_string();
         lvm.make(&text).map_err(|why| {
             lvm.error(&format!("no snapshot can be made, and without one it is not read: {why}"))
@@ -113,7 +113,7 @@ impl SnapshotTracker {
         };
         let dm_uuid = taken.listed.dm_uuid(self.shared.lvm.address.volume());
         let reported = Reported { data, changed };
-        self.shared.hold(Some(Held::new(taken.snapshot, taken.device, reported, dm_uuid)));
+        self.shared.held.put(Some(Held::new(taken.snapshot, taken.device, reported, dm_uuid)));
     }
 
     fn of_device(&self, error: Error) -> Error {
@@ -185,7 +185,7 @@ impl Tracker for SnapshotTracker {
     }
 
     fn settle(&mut self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
-        self.shared.hold(None);
+        self.shared.held.put(None);
         let lvm = &self.shared.lvm;
         let listed = lvm.list().map_err(|why| lvm.error(&why))?;
         let mut failed = Vec::new();
