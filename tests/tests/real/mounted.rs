@@ -118,11 +118,12 @@ impl Mount {
     }
 }
 
-/// Waits until a condition holds. The timeout is long only where it never will.
+/// Waits until a condition holds. The limit is long, as a disk that is busy with something else can hold a daemon up for
+/// many seconds; only what never comes about takes so long.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(10), "it never comes about that {what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "it never comes about that {what}");
         sleep(Duration::from_millis(10));
     }
 }
