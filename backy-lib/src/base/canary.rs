@@ -66,11 +66,15 @@ pub enum Bug {
     RememberedMap,
     /// A place of compressed data in a file system is taken for that of its bytes.
     TrustedEncoding,
+    /// A mark that was made again under its name is taken for the one of a bookmark.
+    RemadeMark,
+    /// Another source under the same name is believed what it reports.
+    OtherSource,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 29] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -98,6 +102,8 @@ impl Bug {
         Bug::SettledFirst,
         Bug::RememberedMap,
         Bug::TrustedEncoding,
+        Bug::RemadeMark,
+        Bug::OtherSource,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -130,6 +136,8 @@ impl Bug {
             Bug::SettledFirst => "settled-first",
             Bug::RememberedMap => "remembered-map",
             Bug::TrustedEncoding => "trusted-encoding",
+            Bug::RemadeMark => "remade-mark",
+            Bug::OtherSource => "other-source",
         }
     }
 }

@@ -17,6 +17,7 @@
 //! as well, and the next one removes what a crash has left.
 
 use super::Source;
+use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::{Bookmark, Manifest};
@@ -94,7 +95,7 @@ pub(super) fn check_identity(
     found: &str,
     bookmark: &Bookmark,
 ) -> std::result::Result<(), String> {
-    if found == bookmark.identity {
+    if found == bookmark.identity || planted(Bug::OtherSource) {
         return Ok(());
     }
     let (found, expected) = (found.escape_debug(), bookmark.identity.escape_debug());
@@ -110,7 +111,7 @@ pub(super) fn check_id(
     found: &str,
     bookmark: &Bookmark,
 ) -> std::result::Result<(), String> {
-    if found == bookmark.id {
+    if found == bookmark.id || planted(Bug::RemadeMark) {
         return Ok(());
     }
     let (found, expected) = (found.escape_debug(), bookmark.id.escape_debug());
