@@ -70,11 +70,15 @@ pub enum Bug {
     RemadeMark,
     /// Another source under the same name is believed what it reports.
     OtherSource,
+    /// The backing files of an image are not compared with those at the mark.
+    UnseenBacking,
+    /// A backup does not notice that its point has ended before it.
+    EndedPoint,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 31] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -104,6 +108,8 @@ impl Bug {
         Bug::TrustedEncoding,
         Bug::RemadeMark,
         Bug::OtherSource,
+        Bug::UnseenBacking,
+        Bug::EndedPoint,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -138,6 +144,8 @@ impl Bug {
             Bug::TrustedEncoding => "trusted-encoding",
             Bug::RemadeMark => "remade-mark",
             Bug::OtherSource => "other-source",
+            Bug::UnseenBacking => "unseen-backing",
+            Bug::EndedPoint => "ended-point",
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::base::canary::{Bug, planted};
+
 /// Longest chain of backing files whose changes are looked for: more cost more than reading everything.
 const MOST_FILES: usize = 64;
 
@@ -30,7 +32,9 @@ pub(super) fn identify<'f>(
         };
         let (inode, size, at, nanos) =
             (found.ino(), found.len(), found.ctime(), found.ctime_nsec());
-        out.push(format!("inode {inode} of {size} bytes, changed at {at}.{nanos:09}"));
+        if !planted(Bug::UnseenBacking) {
+            out.push(format!("inode {inode} of {size} bytes, changed at {at}.{nanos:09}"));
+        }
     }
     Ok(match out.is_empty() {
         true => "no backing file".to_owned(),
