@@ -74,11 +74,15 @@ pub enum Bug {
     UnseenBacking,
     /// A backup does not notice that its point has ended before it.
     EndedPoint,
+    /// What a thin volume has from an external origin is taken for holes.
+    ForgottenOrigin,
+    /// An answer of a hint program is taken for a whole one without its end.
+    CutAnswer,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 31] = [
+    pub const ALL: [Bug; 33] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -110,6 +114,8 @@ impl Bug {
         Bug::OtherSource,
         Bug::UnseenBacking,
         Bug::EndedPoint,
+        Bug::ForgottenOrigin,
+        Bug::CutAnswer,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -146,6 +152,8 @@ impl Bug {
             Bug::OtherSource => "other-source",
             Bug::UnseenBacking => "unseen-backing",
             Bug::EndedPoint => "ended-point",
+            Bug::ForgottenOrigin => "forgotten-origin",
+            Bug::CutAnswer => "cut-answer",
         }
     }
 }

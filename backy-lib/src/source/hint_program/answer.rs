@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::base::canary::{Bug, planted};
 use crate::base::error::describe_io;
 use crate::base::escape::is_unsafe;
 use crate::base::extent::{Extent, gaps};
@@ -178,6 +179,7 @@ fn lines(printed: impl Read, mut each: impl FnMut(Line) -> Answer<()>) -> Answer
         };
         match (text.is_empty(), is_done) {
             (true, true) => return Ok(()),
+            (true, false) if planted(Bug::CutAnswer) => return Ok(()),
             (true, false) => {
                 let why = format!("it ended after {} lines, without 'done'", number - 1);
                 return Err(Misread { why, is_cut: true });
