@@ -118,8 +118,8 @@ impl Mount {
     }
 }
 
-/// Waits until a condition holds. The limit is long, as a disk that is busy with something else can hold a daemon up for
-/// many seconds; only what never comes about takes so long.
+/// Waits until a condition holds. The limit is long, as a disk that is busy with something else can hold a daemon up
+/// for many seconds; only what never comes about takes so long.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
