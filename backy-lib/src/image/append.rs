@@ -88,7 +88,8 @@ impl NewDelta {
     ) -> Result<Self> {
         let (id, size_bytes) = (revision.uuid, revision.size_bytes);
         let writer = DeltaWriter::create(storage, id, block_size, size_bytes)?;
-        let digests = DigestWriter::create(storage, id, DigestsKind::Delta)?;
+        let blocks = block_size.count(size_bytes);
+        let digests = DigestWriter::create(storage, (id, DigestsKind::Delta), blocks)?;
         Ok(NewDelta(Appender::new(writer, digests, false)))
     }
 

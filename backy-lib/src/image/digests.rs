@@ -120,17 +120,35 @@ pub struct DigestWriter {
 }
 
 impl DigestWriter {
-    /// Creates the file.
-    pub fn create(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
+    /// Creates the file, for so many blocks.
+    pub fn create(
+        storage: &dyn Storage,
+        (revision, kind): (RevisionId, DigestsKind),
+        blocks: u64,
+    ) -> Result<Self> {
         let name = FileName::Digests(revision, kind);
+        Self::begin(storage.create(name)?, name, blocks)
+    }
+
+    /// Creates the digest file of an image with the entries of another image, in blocks that both share: only those
+    /// that differ need be entered. `None`, and no file, if the file system cannot.
+    pub fn create_like(
+        storage: &dyn Storage,
+        like: RevisionId,
+        revision: RevisionId,
+        blocks: u64,
+    ) -> Result<Option<Self>> {
+        let [from, name] = [like, revision].map(|id| FileName::Digests(id, DigestsKind::Image));
+        // Without its header, as it is not readable yet.
+        let clone = storage.clone_file(from, name, HEADER_BYTES as u64)?;
+        clone.map(|file| Self::begin(file, name, blocks)).transpose()
+    }
+
+    fn begin(file: Box<dyn StorageFile>, name: FileName, blocks: u64) -> Result<Self> {
+        // First of all: otherwise XFS allocates ahead in a growing file, and omitted entries are not holes.
+        file.set_len(entry_offset(BlockIndex(blocks)))?;
         let run = Vec::with_capacity(limits().run_entries * DIGEST_BYTES);
-        Ok(DigestWriter {
-            file: storage.create(name)?,
-            name,
-            run_first: BlockIndex(0),
-            run,
-            entries: 0,
-        })
+        Ok(DigestWriter { file, name, run_first: BlockIndex(0), run, entries: 0 })
     }
 
     /// Opens the file of a delta that blocks are being appended to.
@@ -150,9 +168,11 @@ impl DigestWriter {
 
     /// Enters a block. Blocks come in ascending order; omitted blocks and zero blocks stay holes.
     pub fn push(&mut self, block: BlockIndex, entry: TableEntry) -> Result<()> {
-        if entry.is_zero_block() {
-            return Ok(());
-        }
+        if entry.is_zero_block() { Ok(()) } else { self.replace(block, entry) }
+    }
+
+    /// The same where the file may have another entry.
+    pub fn replace(&mut self, block: BlockIndex, entry: TableEntry) -> Result<()> {
         let entries = self.run.len() / DIGEST_BYTES;
         if self.run_first.plus(entries as u64) != block || entries == limits().run_entries {
             self.flush()?;
@@ -163,7 +183,7 @@ impl DigestWriter {
         Ok(())
     }
 
-    /// Writes the header, gives the table its full length and syncs. Returns the bytes that the file takes on disk: if
+    /// Writes the header and syncs. Returns the bytes that the file takes on disk: if
     /// the file system does not report them, those of the header and the entries.
     pub fn finish(mut self, header: &DigestsHeader) -> Result<u64> {
         debug_assert_eq!(self.name, FileName::Digests(header.identity.uuid, header.kind));
@@ -173,10 +193,9 @@ impl DigestWriter {
         let blocks = header.identity.block_size.count(header.identity.size_bytes);
         let len = entry_offset(BlockIndex(blocks));
         let found = self.file.len()?;
-        if found > len {
-            return Err(Error::damaged(path, "length", found, format!("{len} bytes at most")));
+        if found != len {
+            return Err(Error::damaged(path, "length", found, format!("{len} bytes")));
         }
-        self.file.set_len(len)?;
         self.file.write_at(&encoded, 0)?;
         self.file.sync()?;
         Ok(self

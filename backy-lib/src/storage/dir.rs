@@ -220,7 +220,12 @@ impl Storage for DirStorage {
         Ok(Box::new(DirFile::of_writer(self.path(name), Withheld::new(File::from(fd)))))
     }
 
-    fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
+    fn clone_file(
+        &self,
+        from: FileName,
+        to: FileName,
+        skip_bytes: u64,
+    ) -> Result<Option<Box<dyn StorageFile>>> {
         self.check_process()?;
         let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -228,7 +233,11 @@ impl Storage for DirStorage {
             .map_err(|errno| self.error(to, "create", errno))?;
         give_to_owner(&self.fd, &copy);
         let copy = Withheld::new(File::from(copy));
-        match retry_on_intr(|| ioctl_ficlone(&copy, &source)) {
+        let cloned = match skip_bytes {
+            0 => retry_on_intr(|| ioctl_ficlone(&copy, &source)),
+            _ => calls::clone_behind(&copy, &source, skip_bytes),
+        };
+        match cloned {
             Ok(()) => Ok(Some(Box::new(DirFile::of_writer(self.path(to), copy)))),
             // The answers of file systems without clones; NOTTY and NOSYS come from old or stacked ones.
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
@@ -237,7 +246,7 @@ impl Storage for DirStorage {
             }
             Err(errno) => {
                 self.remove(to)?;
-                Err(self.error(to, "clone last.raw to this file", errno))
+                Err(self.error(to, &format!("clone {from} to this file"), errno))
             }
         }
     }

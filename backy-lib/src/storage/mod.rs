@@ -97,9 +97,14 @@ pub trait Storage: Send + Sync {
     /// Creates a file that does not exist, empty, for reading and writing.
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>>;
 
-    /// Creates `to` as a copy of `from` that shares its blocks, at a cost that does not depend on its size. `None`,
-    /// and no file, if the file system cannot.
-    fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>>;
+    /// Creates `to` as a copy of `from` that shares its blocks, at a cost that does not depend on its size, but for the
+    /// first `skip_bytes`, which are zero. `None`, and no file, if the file system cannot.
+    fn clone_file(
+        &self,
+        from: FileName,
+        to: FileName,
+        skip_bytes: u64,
+    ) -> Result<Option<Box<dyn StorageFile>>>;
 
     /// A copy that shares the blocks of `from`, has no name and disappears when it is closed. `None` if that is not
     /// possible.

@@ -27,7 +27,12 @@ impl Storage for OneFile {
         read_only(self.path(name))
     }
 
-    fn clone_file(&self, _from: FileName, _to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
+    fn clone_file(
+        &self,
+        _from: FileName,
+        _to: FileName,
+        _skip_bytes: u64,
+    ) -> Result<Option<Box<dyn StorageFile>>> {
         Ok(None)
     }
 

@@ -29,7 +29,8 @@ const LIMIT_BYTES: u64 = 40 << 10;
 enum Call {
     Open(FileName, Access),
     Create(FileName),
-    Clone(FileName, FileName),
+    /// The last: bytes at the beginning that are left out.
+    Clone(FileName, FileName, u64),
     Rename(FileName, FileName),
     Remove(FileName),
     List,
@@ -104,8 +105,8 @@ impl Hand<'_> {
             Call::StoredBytes(name) => {
                 self.storage.stored_bytes(name).map(|_| String::new()).map_err(kind)
             }
-            Call::Clone(from, to) => {
-                let made = self.storage.clone_file(from, to).map_err(kind)?;
+            Call::Clone(from, to, skip_bytes) => {
+                let made = self.storage.clone_file(from, to, skip_bytes).map_err(kind)?;
                 // Where the copy is possible, it is used; where it is not, there is none.
                 let Some(copy) = made else { return Ok("no clones".to_owned()) };
                 let content = whole(&*copy).map_err(kind)?;
@@ -219,7 +220,7 @@ fn next_call(random: &mut Random, open: &BTreeMap<usize, bool>, locked: bool) ->
             3 => Call::Open(one, Access::Read),
             // On a real disk, image locks refuse a second writer of the same file.
             4 if one != FileName::IMAGE => Call::Open(one, Access::Write),
-            5 if one != other => Call::Clone(one, other),
+            5 if one != other => Call::Clone(one, other, random.below(3) * 4096),
             6 if one != other => Call::Rename(one, other),
             7 => Call::Remove(one),
             8 => Call::List,

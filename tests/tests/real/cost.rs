@@ -141,21 +141,43 @@ fn the_level_of_compression_counts() {
     assert!(stored[0] < 3 * MIB as u64 * 9 / 10, "a delta takes {} bytes", stored[0]);
 }
 
-/// Bytes that a command writes to a file, by its system calls.
-fn written_to(command: &Command, name: &str, place: &Path) -> u64 {
+/// Bytes that a command writes to each of these files, by its system calls.
+fn written_to<const N: usize>(command: &Command, names: [&str; N], place: &Path) -> [u64; N] {
     let log = place.join("strace.log");
     let calls = "trace=write,pwrite64,pwritev,pwritev2,copy_file_range";
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-y", "-e", calls, "-o"]).arg(&log);
     works(strace.arg(command.get_program()).args(command.get_args()));
     let log = fs::read_to_string(&log).expect("read the log of strace");
-    let named = format!("{name}>");
-    let of_file = log.lines().filter(|line| line.contains(&named));
-    let written = of_file.filter_map(|line| line.rsplit_once(" = ")?.1.trim().parse::<u64>().ok());
-    written.sum()
+    names.map(|name| {
+        let named = format!("{name}>");
+        let of_file = log.lines().filter(|line| line.contains(&named));
+        of_file.filter_map(|line| line.rsplit_once(" = ")?.1.trim().parse::<u64>().ok()).sum()
+    })
 }
 
-/// Only blocks that differ are written: to the image, in place and on a clone, and to an existing target.
+/// The digests of zeros take no space either, also where the file system allocates ahead in a file that grows.
+#[test]
+fn digests_of_zeros_take_no_space() {
+    for kind in ["ext4", "xfs"] {
+        let Some(disk) = Disk::make(kind, 400 << 20) else { continue };
+        let pieces = 64;
+        let mut state = Sparse::new(pieces << 29);
+        (0..pieces).for_each(|piece| state.put(piece, piece << 29, BLOCK_BYTES));
+        let source = disk.path().join("source");
+        state.write(&source);
+        let site = Site::init(disk.path(), &source);
+        works(&mut site.backy(&["backup"]));
+        let table = site.files().into_iter().find(|name| name.ends_with(".image.digests"));
+        let found = allocated(&site.folder.join(table.expect("a digest file")));
+        // A page for each, and one for the header.
+        let most = (pieces + 1) * 4096 + SLACK_BYTES;
+        assert!(found <= most, "{kind}: it takes {found} bytes; expected at most {most}");
+    }
+}
+
+/// Only blocks that differ are written: to the image, in place and on a clone, and to an existing target. On a clone,
+/// also only the digests that differ.
 #[test]
 fn restore_and_backup_write_only_what_differs() {
     if !strace::available() {
@@ -172,14 +194,18 @@ fn restore_and_backup_write_only_what_differs() {
         }
         site.write_source(&state);
         let before = disk.free_bytes();
-        let written = written_to(&site.backy(&["backup", "--force"]), image, disk.path());
+        let backup = site.backy(&["backup", "--force"]);
+        let [written, entered] = written_to(&backup, [image, ".image.digests"], disk.path());
         assert_eq!(written, 4 * BLOCK_BYTES as u64, "{kind}: written to {image}");
+        let entries = if kind == "xfs" { 4 } else { 192 };
+        assert_eq!(entered, 4096 + entries * 32, "{kind}: written to the digest file");
         let taken = before.saturating_sub(disk.free_bytes());
         assert!(taken < 2 * MIB as u64, "{kind}: a backup of four blocks takes {taken} bytes");
         let restore = site.backy(&["restore", "--force", text(&target)]);
-        let written = written_to(&restore, "target", disk.path());
+        let [written] = written_to(&restore, ["target"], disk.path());
         assert_eq!(written, 4 * BLOCK_BYTES as u64, "{kind}: written to the target");
-        assert_eq!(written_to(&restore, "target", disk.path()), 0, "{kind}: written once more");
+        let again = written_to(&restore, ["target"], disk.path());
+        assert_eq!(again, [0], "{kind}: written once more");
         assert!(fs::read(&target).expect("read the target") == state);
     }
 }

@@ -3,12 +3,39 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, fallocate, seek};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::ioctl::{Opcode, Setter, ioctl};
 
 use crate::base::extent::Extent;
+
+/// `_IOW(0x94, 13, struct file_clone_range)`; `ioctl_ficlonerange(2)`.
+const FICLONERANGE: Opcode = 0x4020_940d;
+
+/// `struct file_clone_range`
+#[repr(C)]
+struct CloneRange {
+    source: i64,
+    source_offset: u64,
+    /// 0: to the end.
+    source_bytes: u64,
+    offset: u64,
+}
+
+/// Lets an empty file share the blocks of another one from an offset on. What is before it is a hole.
+#[expect(unsafe_code, reason = "only this call shares a part of a file")]
+pub(super) fn clone_behind(empty: &File, source: &File, offset: u64) -> rustix::io::Result<()> {
+    let source_number = i64::from(source.as_raw_fd());
+    retry_on_intr(|| {
+        let range =
+            CloneRange { source: source_number, source_offset: offset, source_bytes: 0, offset };
+        // SAFETY: the kernel only reads this struct, which has the layout of its header.
+        unsafe { ioctl(empty, Setter::<FICLONERANGE, CloneRange>::new(range)) }
+    })
+}
 
 /// The same as std's own function, which does not retry after a signal.
 pub(crate) fn metadata(file: &File) -> io::Result<std::fs::Metadata> {

@@ -301,7 +301,12 @@ impl Storage for SimStorage {
         Ok(Box::new(SimFile { storage: self.clone(), name, node }))
     }
 
-    fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
+    fn clone_file(
+        &self,
+        from: FileName,
+        to: FileName,
+        skip_bytes: u64,
+    ) -> Result<Option<Box<dyn StorageFile>>> {
         let mut state = self.call(Action::Word("clone"), Some(to), true)?;
         let failed =
             |name, kind: io::ErrorKind| Err(Error::io(self.path(name), "clone")(kind.into()));
@@ -314,7 +319,9 @@ impl Storage for SimStorage {
         if !state.clones {
             return Ok(None);
         }
-        let content = state.node(source).volatile.clone();
+        let mut content = state.node(source).volatile.clone();
+        let skipped = content.len().min(skip_bytes as usize);
+        content[..skipped].fill(0);
         let node = state.add_name(to);
         // A clone copies what programs see of the source, and is not durable itself before it is synced.
         state.node(node).change(Change::SetLen(content.len()));

@@ -106,7 +106,7 @@ pub(super) struct Outcome {
     /// Entries of the new revision's blocks; none for a void.
     pub entries: Vec<TableEntry>,
     /// Entries of the newest revision's blocks so far.
-    old_entries: Vec<TableEntry>,
+    pub old_entries: Vec<TableEntry>,
     /// Blocks that differ, ascending.
     pub changed: Vec<Changed>,
     /// The entries that lost blocks should have, where they are known, ascending.

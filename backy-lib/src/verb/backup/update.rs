@@ -34,6 +34,8 @@ pub(super) struct Update<'a> {
     /// Where the old blocks go.
     overlay: Option<NewDelta>,
     digests: DigestWriter,
+    /// Whether they begin as those of the newest revision.
+    digests_are_like: bool,
     batch: Batch,
     healed_blocks: u64,
 }
@@ -96,8 +98,25 @@ impl<'a> Update<'a> {
             Some(newest) => Some(NewDelta::create(storage, newest, block_size)?),
             None => None,
         };
-        let digests = DigestWriter::create(storage, revision, DigestsKind::Image)?;
-        let (image, staged) = match (newest, policy) {
+        let clone = match (newest, policy) {
+            (Some(_), ImageUpdate::Auto) => {
+                storage.clone_file(FileName::IMAGE, FileName::STAGED_IMAGE, 0)?
+            }
+            _ => None,
+        };
+        let blocks = block_size.count(new_bytes);
+        let like = match (newest, &clone) {
+            (Some(newest), Some(_)) => {
+                DigestWriter::create_like(storage, newest.uuid, revision, blocks)?
+            }
+            _ => None,
+        };
+        let digests_are_like = like.is_some();
+        let digests = match like {
+            Some(digests) => digests,
+            None => DigestWriter::create(storage, (revision, DigestsKind::Image), blocks)?,
+        };
+        let (image, staged) = match (newest, clone) {
             (None, _) => {
                 let kept = spools && storage.list()?.contains(&FileName::Spool);
                 let image = if kept {
@@ -112,15 +131,8 @@ impl<'a> Update<'a> {
                 image.bypass_cache();
                 (image, Some(if kept { Staged::Spool } else { Staged::Empty }))
             }
-            (Some(_), ImageUpdate::InPlace) => {
-                (storage.open(FileName::IMAGE, Access::Write)?, None)
-            }
-            (Some(_), ImageUpdate::Auto) => {
-                match storage.clone_file(FileName::IMAGE, FileName::STAGED_IMAGE)? {
-                    Some(clone) => (clone, Some(Staged::Clone)),
-                    None => (storage.open(FileName::IMAGE, Access::Write)?, None),
-                }
-            }
+            (Some(_), Some(clone)) => (clone, Some(Staged::Clone)),
+            (Some(_), None) => (storage.open(FileName::IMAGE, Access::Write)?, None),
         };
         storage.sync_folder()?;
         let batch = Batch::default();
@@ -133,6 +145,7 @@ impl<'a> Update<'a> {
             staged,
             overlay,
             digests,
+            digests_are_like,
             batch,
             healed_blocks: 0,
         })
@@ -140,9 +153,7 @@ impl<'a> Update<'a> {
 
     /// Takes the outcome of the next chunk, in order.
     pub(super) fn take(&mut self, mut outcome: Outcome, buffers: &BufferPool) -> Result<()> {
-        for (number, entry) in outcome.entries.iter().enumerate() {
-            self.digests.push(outcome.first().plus(number as u64), *entry)?;
-        }
+        self.enter(&outcome)?;
         let holds_anything = matches!(self.staged, Some(Staged::Clone | Staged::Spool));
         if let Some(void) = outcome.void().filter(|_| self.staged == Some(Staged::Spool)) {
             let end = self.block_size.offset(void.end()).min(self.new_bytes);
@@ -186,6 +197,18 @@ impl<'a> Update<'a> {
         } else {
             Ok(())
         }
+    }
+
+    fn enter(&mut self, outcome: &Outcome) -> Result<()> {
+        for (number, entry) in outcome.entries.iter().enumerate() {
+            let block = outcome.first().plus(number as u64);
+            if !self.digests_are_like {
+                self.digests.push(block, *entry)?;
+            } else if outcome.old_entries.get(number) != Some(entry) {
+                self.digests.replace(block, *entry)?;
+            }
+        }
+        Ok(())
     }
 
     /// Old blocks first, durable; then their entries, durable; then the new blocks.

@@ -90,7 +90,7 @@ impl Maintainer<'_> {
         chain.verify_digests(self.context.observer)?;
         let kind = DigestsKind::Image;
         storage.remove(FileName::Digests(older.uuid, kind))?;
-        let mut digests = DigestWriter::create(storage, older.uuid, kind)?;
+        let mut digests = DigestWriter::create(storage, (older.uuid, kind), chain.blocks())?;
         let mut walk = Walk::new(&chain);
         while let Some(piece) = walk.next_window()? {
             progress::check(self.context.observer)?;

@@ -233,7 +233,11 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
         pinned_tags: Default::default(),
     };
     renew_name(storage, survey)?;
-    let mut digests = DigestWriter::create(storage, identity.uuid, DigestsKind::Image)?;
+    let mut digests = DigestWriter::create(
+        storage,
+        (identity.uuid, DigestsKind::Image),
+        block_size.count(size_bytes),
+    )?;
     identity.digest = digest_image(&*image, &identity, &mut digests, observer)?;
     digests.finish(&DigestsHeader { kind: DigestsKind::Image, identity: identity.clone() })?;
     storage.sync_folder()?;

@@ -197,10 +197,12 @@ impl Saving<'_> {
         let size_bytes = self.target.size_bytes();
         let image = storage.create(FileName::STAGED_IMAGE)?;
         image.set_len(size_bytes)?;
+        let block_size = self.chain.block_size();
+        let name = (uuid, DigestsKind::Image);
         let mut copy = Copy {
-            block_size: self.chain.block_size(),
-            digests: DigestWriter::create(storage, uuid, DigestsKind::Image)?,
-            hasher: RevisionHasher::new(self.chain.block_size(), size_bytes),
+            block_size,
+            digests: DigestWriter::create(storage, name, block_size.count(size_bytes))?,
+            hasher: RevisionHasher::new(block_size, size_bytes),
             missing: Ranges::with_limit(MAX_RANGES),
             unreadable: Vec::new(),
             read_bytes: 0,

@@ -189,7 +189,9 @@ impl Model {
     ) {
         let revision = &self.revisions[number];
         let kind = if number == 0 { DigestsKind::Image } else { DigestsKind::Delta };
-        let mut digests = DigestWriter::create(&self.disk, revision.uuid, kind).expect("a file");
+        let blocks = size.count(revision.size_bytes);
+        let name = (revision.uuid, kind);
+        let mut digests = DigestWriter::create(&self.disk, name, blocks).expect("a file");
         for (block, at) in self.images[number].iter().zip(0..) {
             if delta.is_none_or(|delta| delta[at as usize].is_some()) {
                 digests.push(BlockIndex(at), entry(block.as_deref())).expect("an entry");

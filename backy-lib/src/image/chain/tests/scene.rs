@@ -139,7 +139,12 @@ impl Scene {
 
     pub(super) fn write_digests(&self, number: usize, kind: DigestsKind, held: &[bool]) {
         let revision = self.revision(number);
-        let mut writer = DigestWriter::create(&*self.storage, revision.uuid, kind).unwrap();
+        let mut writer = DigestWriter::create(
+            &*self.storage,
+            (revision.uuid, kind),
+            SIZE.count(revision.size_bytes),
+        )
+        .unwrap();
         for (at, entry) in entries(&self.states[number]).enumerate().filter(|(at, _)| held[*at]) {
             writer.push(BlockIndex(at as u64), entry).unwrap();
         }
