@@ -41,6 +41,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,9 @@ NEED_DISK = ("cold", "large")
 
 def main() -> None:
     options = arguments()
+    # Whoever ends it in another way than by Ctrl-C has it tidy up all the same.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     bench = Bench(options)
     bench.root.mkdir(parents=True, exist_ok=True)
     wanted = chosen(options.only)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -62,10 +63,16 @@ def measure(run: int, command: Sequence[str | Path], env: dict[str, str] | None 
     """Runs a command to its end; it must succeed."""
     arguments = [str(argument) for argument in command]
     begin = time.perf_counter()
-    # Popen.wait() would throw the resource usage away.
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=env)
-    # What it wrote can be read while it has ended and not been waited for.
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    silent = subprocess.DEVNULL
+    # In a session of its own, so that it can be ended with all that it has started.
+    process = subprocess.Popen(arguments, stdout=silent, stdin=silent, env=env, start_new_session=True)
+    # Popen.wait() would throw the resource usage away. What it wrote can be read while it has ended and not been
+    # waited for.
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except BaseException:
+        end(process)
+        raise
     wall_seconds = time.perf_counter() - begin
     written_bytes = written_by(process.pid)
     _, status, usage = os.wait4(process.pid, 0)
@@ -74,6 +81,17 @@ def measure(run: int, command: Sequence[str | Path], env: dict[str, str] | None 
         sys.exit(f"bench: exit status {process.returncode} of: {' '.join(arguments)}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
     return Sample(run, wall_seconds, cpu_seconds, usage.ru_maxrss * 1024, written_bytes)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program that leads a session, and what it has started."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        os.killpg(process.pid, ending)
+        try:
+            process.wait(10)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def written_by(process: int) -> int:
