@@ -213,7 +213,7 @@ bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/ben
 	$(if $(findstring python,$(BENCH_ARGS)),$(PY) -m pip install --quiet --force-reinstall ./backy-py)
 	python3 tests/bench/bench.py $(BENCH_ARGS)
 
-bench-peers: ## Install restic and borg, for BENCH_ARGS=--peers, from Debian (root); borg from PyPI into .venv if need be
+bench-peers: ## Install restic, borg and virtnbdbackup, for BENCH_ARGS=--peers, from Debian (root) or, borg, PyPI into .venv
 	tests/bench/install-peers
 
 bench-micro: ## Measure digesting, comparing, compressing, deltas, chains and merges by themselves
