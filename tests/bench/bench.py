@@ -23,7 +23,8 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   python  the module in .venv against the command
   fleet   runs over --archives archives of 64 MiB against one backup of the same data; needs some 30 GiB
   copy    pulls over a pipe and over a slow line against a backup of the same day, rsync, and restic copy
-  tracked sources that know what changed (--tracked-size, --sparse-data) against reading everything; needs root
+  tracked sources that know what changed (--tracked-size, --sparse-data) against reading everything, and against other
+          programs that do; --tracked-kinds has some of them only; needs root
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with
@@ -31,7 +32,7 @@ the peers, and the names above) an object with `samples`, by row of the table a 
 sample has run, wall_seconds, cpu_seconds, peak_bytes, written_bytes (by system calls), ratio (to cp), day, stored_bytes
 (of archive or target afterwards), grown_bytes (of the archive), delta_bytes; null is what was not looked at. Subjects
 with other figures have them beside `samples`: `bytes` of operations, `rates_mb`, `latencies_us` and `peaks_mib` of
-mounts, `backup_ratios`, `read_ratios` and `import_seconds` of python.
+mounts, `backup_ratios`, `read_ratios` and `import_seconds` of python, `tracked` of that.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from places import CHECKOUT, DAYS, Bench
 from scale import run_scale
 from second_copy import run_copy
 from sparse import SPARSE_TARGET, run_sparse
-from tracked import run_tracked
+from tracked import KINDS, run_tracked
 from workload import parse_size
 
 # In this order; each measures, and returns what is to be printed.
@@ -125,6 +126,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparse-size", default="1024G", help="size of the huge sparse image (1024G)")
     parser.add_argument("--sparse-data", default="2G", help="data in it (2G)")
     parser.add_argument("--tracked-size", default="100G", help="size of its image (100G)")
+    parser.add_argument("--tracked-kinds", dest="tracked", type=parse_kinds, default=[*KINDS], help="sources (all)")
     parser.add_argument("--large-size", default="64G", help="size of the large image (64G)")
     parser.add_argument("--revisions", type=int, default=1000, help="revisions of an archive with many (1000)")
     parser.add_argument("--archives", type=int, default=200, help="archives of a fleet (200)")
@@ -147,6 +149,13 @@ def parse_only(text: str) -> set[str]:
         raise argparse.ArgumentTypeError(
             f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*OPERATIONS, *EXTRA))}"
         )
+    return wanted
+
+
+def parse_kinds(text: str) -> list[str]:
+    wanted = [part.strip() for part in text.split(",")]
+    if not {*wanted} <= {*KINDS}:
+        raise argparse.ArgumentTypeError(f"there are {', '.join(KINDS)}")
     return wanted
 
 

@@ -1,18 +1,25 @@
 """A huge sparse image of which little has changed: sources that know what changed against the same read as a whole.
 
-On an XFS of its own, as the file system has to clone. The other measure is what only those changes cost, to read and to
-write durably.
+On an XFS of its own, as the file system has to clone. The other measures are what only those changes cost, to read and
+to write durably, and what others need that make backups of the same disk by what has changed. One kind of source after
+the other, as the disks of all would take much space. There is none for thin volumes, which need a device mapper.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from beside import Skipped, cpu_seconds, until
+from ceph import rbd
+from domains import libvirt
+from kinds import Kind, Peer, Place, everybody, reflink
+from machines import qcow2, qmp
 from measure import MIB, Results, measure, median, quiet, remove
 from noise import BLOCK, noise
 from places import Bench
@@ -22,22 +29,52 @@ from workload import parse_size
 CHANGED_BYTES = 100 * MIB
 # Of the time of reading everything, of that of the changes alone, and seconds where nothing changed.
 TARGETS = {"whole": 0.05, "changes": 3.0, "unchanged": 1.0}
+KINDS: dict[str, Callable[[Place], AbstractContextManager[Kind]]] = {
+    "reflink": reflink,
+    "qcow2": qcow2,
+    "qmp": qmp,
+    "libvirt": libvirt,
+    "rbd": rbd,
+}
 
 
 def run_tracked(bench: Bench) -> str:
-    if os.geteuid() != 0:
-        sys.exit("bench: tracked needs root, to mount a file system that clones")
-    with mounted(bench.scratch.parent / "tracked") as folder:
-        tracked = Tracked(bench, folder)
-        tracked.prepare()
-        for run in range(bench.options.runs):
-            tracked.one_run(run)
-    return "\n\n".join([table(bench.results, {}, bench.floor_bytes()), peak_note(bench.results), ratios(bench.results)])
+    lines: list[str] = []
+    with scratch_folder(bench) as scratch, clonable(bench, "tracked") as folder:
+        disk = Disk(bench, folder, parse_size(bench.options.tracked_size))
+        for name in bench.options.tracked:
+            place = Place(folder / name, scratch, disk.image, disk.size_bytes, disk.data_bytes)
+            place.folder.mkdir()
+            try:
+                with KINDS[name](place) as kind:
+                    lines += Tracked(bench, disk, kind, place.folder).run()
+            except Skipped as why:
+                print(f"SKIPPED: {name}: {why}", flush=True)
+            remove(place.folder)
+            # What is free in the file system is not free in the one below by itself.
+            quiet("fstrim", folder)
+    lines = [table(bench.results, {}, bench.floor_bytes()), peak_note(bench.results), "\n".join(lines)]
+    return "\n\n".join(lines)
 
 
 @contextmanager
-def mounted(place: Path) -> Iterator[Path]:
+def scratch_folder(bench: Bench) -> Iterator[Path]:
+    """Not with the other files, as its path may not be long."""
+    scratch = bench.root.resolve() / "s"
+    remove(scratch)
+    everybody(scratch)
+    try:
+        yield scratch
+    finally:
+        remove(scratch)
+
+
+@contextmanager
+def clonable(bench: Bench, name: str) -> Iterator[Path]:
     """An XFS in a sparse file."""
+    if os.geteuid() != 0:
+        sys.exit(f"bench: {name} needs root, to mount a file system that clones")
+    place = bench.root.resolve() / name
     remove(place)
     place.mkdir(parents=True)
     image, folder = place / "disk", place / "mounted"
@@ -49,75 +86,34 @@ def mounted(place: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        quiet("umount", folder)
+        # What was ended a moment ago may still have files open.
+        until(f"unmounted: {folder}", lambda: subprocess.run(["umount", folder], check=False).returncode == 0)
         remove(place)
 
 
-class Tracked:
-    def __init__(self, bench: Bench, folder: Path) -> None:
-        self.bench = bench
-        self.image = folder / "vm.img"
-        self.qcow2 = folder / "vm.qcow2"
-        self.changes = folder / "changes"
-        self.copy = folder / "copy"
-        self.pieces_folder = folder / "pieces"
-        self.sources = {"reflink": f"reflink:{self.image}", "qcow2": f"qcow2:{self.qcow2}"}
-        self.archives = {name: folder / name for kind in self.sources for name in (kind, whole(kind))}
-        self.stride = 0
-        self.pieces = 0
-        self.generator = random.Random(11)
+class Disk:
+    """What all kinds have as their disk, as a raw image: a piece of data now and then."""
 
-    def prepare(self) -> None:
-        options = self.bench.options
-        size_bytes, data_bytes = parse_size(options.tracked_size), parse_size(options.sparse_data)
-        self.pieces = max(1, data_bytes // MIB)
-        self.stride = size_bytes // self.pieces // MIB * MIB
+    def __init__(self, bench: Bench, folder: Path, size_bytes: int) -> None:
+        self.image = folder / "vm.img"
+        self.changes = folder / "changes"
+        self.pieces_folder = folder / "pieces"
+        self.generator = random.Random(11)
+        self.size_bytes, self.data_bytes = size_bytes, parse_size(bench.options.sparse_data)
+        self.pieces = max(1, self.data_bytes // MIB)
+        self.stride = self.size_bytes // self.pieces // MIB * MIB
         with self.image.open("wb") as image:
-            image.truncate(size_bytes)
+            image.truncate(self.size_bytes)
             for number in range(self.pieces):
                 image.seek(number * self.stride)
                 image.write(noise(self.generator, MIB))
-        quiet("qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.image, self.qcow2)
-        self.pieces_folder.mkdir()
-        quiet("sync")
-        for kind, source in self.sources.items():
-            for name in (kind, whole(kind)):
-                archive = self.archives[name]
-                quiet(options.backy, "-b", archive, "init", source)
-                if name != kind:
-                    with (archive / "backy.toml").open("a") as config:
-                        config.write('[tracking]\nmode = "off"\n')
-                self.bench.add(f"{name} first", measure(0, self.command(archive)), archive)
 
-    def command(self, archive: Path) -> list[str | Path]:
-        return [self.bench.options.backy, "-b", archive, "backup", "--force"]
-
-    def one_run(self, run: int) -> None:
-        archives = self.archives
-        for kind in self.sources:
-            self.bench.add(f"{kind} unchanged", measure(run, self.command(archives[kind])), archives[kind])
-        self.change()
-        quiet("sync")
-        alone = ["dd", f"if={self.changes}", f"of={self.copy}", "bs=1M", "conv=fsync", "status=none"]
-        self.bench.add("changes alone", measure(run, alone), self.copy)
-        for kind in self.sources:
-            for name in (kind, whole(kind)) if run % 2 else (whole(kind), kind):
-                self.bench.add(f"{name} changed", measure(run, self.command(archives[name])), archives[name])
-                self.compare(archives[name] / "last.raw", name)
-
-    def compare(self, revision: Path, what: str) -> None:
-        """Where there is data; reading all the holes would take minutes."""
-        with self.image.open("rb") as image, revision.open("rb") as other:
-            for number in range(self.pieces):
-                image.seek(number * self.stride)
-                other.seek(number * self.stride)
-                if image.read(MIB) != other.read(MIB):
-                    sys.exit(f"bench: {what} gave wrong bytes")
-
-    def change(self) -> None:
+    def change(self, kind: Kind) -> None:
         """New content for random blocks of the data, in both images; the same bytes in a file of their own."""
-        places = self.generator.sample(range(self.pieces * MIB // BLOCK), CHANGED_BYTES // BLOCK)
-        commands: list[str] = []
+        blocks = range(self.pieces * MIB // BLOCK)
+        places = self.generator.sample(blocks, min(len(blocks) // 2, CHANGED_BYTES // BLOCK))
+        offsets: list[tuple[int, Path]] = []
+        self.pieces_folder.mkdir()
         with self.image.open("r+b") as image, self.changes.open("wb") as changes:
             for place in sorted(places):
                 piece, within = divmod(place * BLOCK, MIB)
@@ -128,10 +124,73 @@ class Tracked:
                 changes.write(content)
                 name = self.pieces_folder / str(offset)
                 name.write_bytes(content)
-                commands += ["-c", f"write -s {name} {offset} {BLOCK}"]
-        quiet("qemu-io", "-f", "qcow2", *commands, self.qcow2)
-        for name in self.pieces_folder.iterdir():
-            name.unlink()
+                offsets.append((offset, name))
+        kind.write(offsets, BLOCK)
+        remove(self.pieces_folder)
+
+    def must_equal(self, revision: Path, what: str) -> None:
+        """Where there is data; reading all the holes would take minutes."""
+        with self.image.open("rb") as image, revision.open("rb") as other:
+            for number in range(self.pieces):
+                image.seek(number * self.stride)
+                other.seek(number * self.stride)
+                if image.read(MIB) != other.read(MIB):
+                    sys.exit(f"bench: {what} gave wrong bytes")
+
+
+class Tracked:
+    """One kind of source."""
+
+    def __init__(self, bench: Bench, disk: Disk, kind: Kind, folder: Path) -> None:
+        self.bench, self.disk, self.kind = bench, disk, kind
+        self.copy = folder / "copy"
+        self.archives = {name: folder / name.replace(" ", "-") for name in (kind.name, whole(kind.name))}
+
+    def run(self) -> list[str]:
+        quiet("sync")
+        name = self.kind.name
+        for archive_name, archive in self.archives.items():
+            quiet(self.bench.options.backy, "-b", archive, "init", self.kind.source, env=self.kind.env)
+            mode = "" if archive_name == name else 'mode = "off"\n'
+            with (archive / "backy.toml").open("a") as config:
+                config.write(f"[tracking]\n{self.kind.settings}{mode}")
+            self.backup(0, archive_name, "first")
+        for peer in self.kind.peers:
+            self.peer(0, peer, "first")
+        for run in range(self.bench.options.runs):
+            self.one_run(run)
+        for peer in self.kind.peers:
+            if peer.is_wrong():
+                sys.exit(f"bench: {peer.name} of {name} gave wrong bytes")
+        return ratios(self.bench.results, name, [peer.name for peer in self.kind.peers])
+
+    def one_run(self, run: int) -> None:
+        name = self.kind.name
+        self.backup(run, name, "unchanged")
+        for peer in self.kind.peers:
+            self.peer(run, peer, "unchanged")
+        self.disk.change(self.kind)
+        quiet("sync")
+        alone = ["dd", f"if={self.disk.changes}", f"of={self.copy}", "bs=1M", "conv=fsync", "status=none"]
+        self.measure(run, alone, f"{name} changes alone", self.copy)
+        for archive in (name, whole(name)) if run % 2 else (whole(name), name):
+            self.backup(run, archive, "changed")
+            self.disk.must_equal(self.archives[archive] / "last.raw", archive)
+        for peer in self.kind.peers:
+            self.peer(run, peer, "changed")
+
+    def backup(self, run: int, name: str, what: str) -> None:
+        archive = self.archives[name]
+        self.measure(run, [self.bench.options.backy, "-b", archive, "backup", "--force"], f"{name} {what}", archive)
+
+    def peer(self, run: int, peer: Peer, what: str) -> None:
+        self.measure(run, peer.backup(), f"{peer.name} {self.kind.name} {what}")
+
+    def measure(self, run: int, command: Sequence[str | Path], name: str, stored: Path | None = None) -> None:
+        before = cpu_seconds(self.kind.processes())
+        sample = measure(run, command, self.kind.env)
+        sample.cpu_seconds += cpu_seconds(self.kind.processes()) - before
+        self.bench.add(name, sample, stored)
 
 
 def whole(kind: str) -> str:
@@ -139,7 +198,7 @@ def whole(kind: str) -> str:
     return f"{kind} whole"
 
 
-def ratios(results: Results) -> str:
+def ratios(results: Results, kind: str, peers: list[str]) -> list[str]:
     def ratio(one: str, other: str) -> float:
         return median(a.wall_seconds / b.wall_seconds for a, b in zip(results.samples[one], results.samples[other]))
 
@@ -148,18 +207,19 @@ def ratios(results: Results) -> str:
         "changes": "100 MiB changed, against reading and writing only those: {:.2f} x",
         "unchanged": "nothing changed: {:.2f} s",
     }
-    lines: list[str] = []
-    figures: dict[str, float] = {}
-    for kind in ("reflink", "qcow2"):
-        found = {
-            "whole": ratio(f"{kind} changed", f"{whole(kind)} changed"),
-            "changes": ratio(f"{kind} changed", "changes alone"),
-            "unchanged": median(sample.wall_seconds for sample in results.samples[f"{kind} unchanged"]),
-        }
-        figures.update({f"{kind} {name}": figure for name, figure in found.items()})
-        lines += [
-            f"{kind}: {text.format(found[name])}, target ≤ {TARGETS[name]}{mark(found[name] <= TARGETS[name])}."
-            for name, text in texts.items()
-        ]
-    results.figures["tracked"] = figures
-    return "\n".join(lines)
+    found = {
+        "whole": ratio(f"{kind} changed", f"{whole(kind)} changed"),
+        "changes": ratio(f"{kind} changed", f"{kind} changes alone"),
+        "unchanged": median(sample.wall_seconds for sample in results.samples[f"{kind} unchanged"]),
+    }
+    lines = [
+        f"{kind}: {text.format(found[name])}, target ≤ {TARGETS[name]}{mark(found[name] <= TARGETS[name])}."
+        for name, text in texts.items()
+    ]
+    for peer in peers:
+        for what in ("changed", "unchanged"):
+            found[f"{peer} {what}"] = ratio(f"{kind} {what}", f"{peer} {kind} {what}")
+            lines.append(f"{kind}: {what}, against {peer}: {found[f'{peer} {what}']:.2f} x.")
+    figures = results.figures.setdefault("tracked", {})
+    figures.update({f"{kind} {name}": figure for name, figure in found.items()})
+    return lines
