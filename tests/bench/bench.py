@@ -25,6 +25,7 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   copy    pulls over a pipe and over a slow line against a backup of the same day, rsync, and restic copy
   tracked sources that know what changed (--tracked-size, --sparse-data) against reading everything, and against other
           programs that do; --tracked-kinds has some of them only; needs root
+  digest-tables  an unchanged huge sparse image (--sparse-size, --sparse-data), as such and as reflink:; needs root
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with
@@ -32,7 +33,7 @@ the peers, and the names above) an object with `samples`, by row of the table a 
 sample has run, wall_seconds, cpu_seconds, peak_bytes, written_bytes (by system calls), ratio (to cp), day, stored_bytes
 (of archive or target afterwards), grown_bytes (of the archive), delta_bytes; null is what was not looked at. Subjects
 with other figures have them beside `samples`: `bytes` of operations, `rates_mb`, `latencies_us` and `peaks_mib` of
-mounts, `backup_ratios`, `read_ratios` and `import_seconds` of python, `tracked` of that.
+mounts, `backup_ratios`, `read_ratios` and `import_seconds` of python, `tracked` and `digest-tables` of these.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from places import CHECKOUT, DAYS, Bench
 from scale import run_scale
 from second_copy import run_copy
 from sparse import SPARSE_TARGET, run_sparse
+from tables import run_tables
 from tracked import KINDS, run_tracked
 from workload import parse_size
 
@@ -78,6 +80,7 @@ SUBJECTS: dict[str, Callable[[Bench], str]] = {
     "fleet": fleet.run_fleet,
     "copy": run_copy,
     "tracked": run_tracked,
+    "digest-tables": run_tables,
 }
 EXTRA = ("peers", *(subject for subject in SUBJECTS if subject != "operations"))
 NEED_IMAGES = ("operations", "levels", "cold", "mounts", "python", "copy")
