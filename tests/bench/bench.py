@@ -25,7 +25,8 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   copy    pulls over a pipe and over a slow line against a backup of the same day, rsync, and restic copy
   tracked sources that know what changed (--tracked-size, --sparse-data) against reading everything, and against other
           programs that do; --tracked-kinds has some of them only; needs root
-  digest-tables  an unchanged huge sparse image (--sparse-size, --sparse-data), as such and as reflink:; needs root
+  digest-tables
+          an unchanged huge sparse image (--sparse-size, --sparse-data), by its path and as reflink:; needs root
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with

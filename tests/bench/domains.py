@@ -174,7 +174,7 @@ def libvirt(place: Place) -> Iterator[Kind]:
         require({"virtnbdbackup": "virtnbdbackup"})
         domains.append(SECOND)
     except Skipped as why:
-        print(f"SKIPPED: libvirt: {why}", flush=True)
+        print(f"SKIPPED: libvirt: {why}", file=sys.stderr)
     place.scratch_setting()
     daemon, log = Daemon(place, domains), place.folder / "libvirtd.log"
     command = ["unshare", "-m", "--propagation", "private", "sh", "-c", DAEMON.read_text(), "sh"]

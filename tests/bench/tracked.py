@@ -49,7 +49,7 @@ def run_tracked(bench: Bench) -> str:
                 with KINDS[name](place) as kind:
                     lines += Tracked(bench, disk, kind, place.folder).run()
             except Skipped as why:
-                print(f"SKIPPED: {name}: {why}", flush=True)
+                print(f"SKIPPED: {name}: {why}", file=sys.stderr)
             remove(place.folder)
             # What is free in the file system is not free in the one below by itself.
             quiet("fstrim", folder)

@@ -12,8 +12,10 @@ import pytest
 
 import plot
 from conftest import skip
+from measure import Results, Sample
 from noise import BLOCK, noise
 from stored import compressed_bytes, compressed_changes
+from tracked import ratios
 
 SECONDS = [(1.0, 0.2), (1.0, 0.25), (30.0, 0.21), (1000.0, 0.9), (1000.0, 0.7), (1000.0, 0.3)]
 PANELS = [
@@ -97,3 +99,26 @@ def test_only_changed_blocks_count(tmp_path: Path) -> None:
     zeros, text = compressed_bytes(blocks[1]), compressed_bytes(blocks[3])
     assert zeros < 100
     assert compressed_changes(old, new) == BLOCK + zeros + text + len(blocks[4])
+
+
+def test_ratios_of_a_tracked_source_are_within_one_run() -> None:
+    """The median of the ratios, which is not the ratio of the medians."""
+    seconds = {
+        "rbd unchanged": (0.5, 0.7, 0.6),
+        "rbd changed": (1.0, 4.0, 2.0),
+        "rbd whole changed": (2.0, 40.0, 40.0),
+        "rbd changes alone": (1.0, 1.0, 1.0),
+        "export-diff rbd changed": (2.0, 1.0, 1.0),
+        "export-diff rbd unchanged": (0.5, 0.7, 0.6),
+    }
+    samples = {name: [Sample(run, wall, 0, 0, 0) for run, wall in enumerate(walls)] for name, walls in seconds.items()}
+    results = Results(samples)
+    lines = ratios(results, "rbd", ["export-diff"])
+    assert results.figures["tracked"] == {
+        "rbd whole": 0.1,
+        "rbd changes": 2.0,
+        "rbd unchanged": 0.6,
+        "rbd export-diff changed": 2.0,
+        "rbd export-diff unchanged": 1.0,
+    }
+    assert ["missed" in line for line in lines] == [True, False, False, False, False]
