@@ -98,7 +98,7 @@ pub trait Storage: Send + Sync {
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>>;
 
     /// Creates `to` as a copy of `from` that shares its blocks, at a cost that does not depend on its size, but for the
-    /// first `skip_bytes`, which are zero. `None`, and no file, if the file system cannot.
+    /// first `skip_bytes`, which are zero. `None`, and no file, if the file system cannot, or `from` is shorter.
     fn clone_file(
         &self,
         from: FileName,

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FallocateFlags, fallocate, seek};
+use rustix::fs::{FallocateFlags, fallocate, ftruncate, seek};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::ioctl::{Opcode, Setter, ioctl};
 
@@ -25,10 +25,12 @@ struct CloneRange {
     offset: u64,
 }
 
-/// Lets an empty file share the blocks of another one from an offset on. What is before it is a hole.
+/// Lets an empty file share the blocks of another one from an offset on, which is not behind its end. What is before it
+/// is a hole.
 #[expect(unsafe_code, reason = "only this call shares a part of a file")]
 pub(super) fn clone_behind(empty: &File, source: &File, offset: u64) -> rustix::io::Result<()> {
     let source_number = i64::from(source.as_raw_fd());
+    retry_on_intr(|| ftruncate(empty, offset))?;
     retry_on_intr(|| {
         let range =
             CloneRange { source: source_number, source_offset: offset, source_bytes: 0, offset };

@@ -320,8 +320,10 @@ impl Storage for SimStorage {
             return Ok(None);
         }
         let mut content = state.node(source).volatile.clone();
-        let skipped = content.len().min(skip_bytes as usize);
-        content[..skipped].fill(0);
+        match content.get_mut(..skip_bytes as usize) {
+            Some(skipped) => skipped.fill(0),
+            None => return Ok(None),
+        }
         let node = state.add_name(to);
         // A clone copies what programs see of the source, and is not durable itself before it is synced.
         state.node(node).change(Change::SetLen(content.len()));
