@@ -59,8 +59,9 @@ impl LibvirtPoint {
         wanted: Wanted,
     ) -> Answer<Self> {
         let LibvirtMachine { virsh, scratch, .. } = machine;
-        end_all(machine, wanted.name.archive)?;
-        until_free(virsh)?;
+        if !end_all(machine, wanted.name.archive)? {
+            until_free(virsh)?;
+        }
         let folder = Folder::of(scratch, wanted.name);
         let begun = Self::start(&folder, virsh, (domain, disk), wanted);
         if begun.is_err() {
@@ -136,19 +137,22 @@ impl Drop for LibvirtPoint {
     }
 }
 
-/// Ends all points of an archive, as a killed backup may have left one.
+/// Ends all points of an archive, as a killed backup may have left one. Returns whether the domain has no backup job
+/// then.
 ///
 /// # Errors
 /// A sentence about the first that cannot be ended.
-pub(super) fn end_all(machine: &LibvirtMachine, archive: ArchiveId) -> Answer<()> {
+pub(super) fn end_all(machine: &LibvirtMachine, archive: ArchiveId) -> Answer<bool> {
     let LibvirtMachine { virsh, scratch, .. } = machine;
-    if let Some(name) = virsh.job()?.and_then(|job| job.name())
-        && name.archive == archive
-    {
+    let job = virsh.job()?;
+    let is_ours = job.as_ref().and_then(Job::name).is_some_and(|name| name.archive == archive);
+    if is_ours {
         abort(virsh)?;
     }
-    let names = scratch::names(scratch, archive)?;
-    names.into_iter().try_for_each(|name| Folder::of(scratch, name).remove())
+    for name in scratch::names(scratch, archive)? {
+        Folder::of(scratch, name).remove()?;
+    }
+    Ok(is_ours || job.is_none())
 }
 
 fn end(virsh: &Virsh, folder: &Folder) -> Answer<()> {
