@@ -130,8 +130,8 @@ impl DigestWriter {
         Self::begin(storage.create(name)?, name, blocks)
     }
 
-    /// Creates the digest file of an image with the entries of another image, in blocks that both share: only those
-    /// that differ need be entered. `None`, and no file, if the file system cannot.
+    /// Creates the digest file of an image as a clone of another one's: only entries that differ need be entered, by
+    /// [`DigestWriter::replace`]. `None`, and no file, if the file system cannot.
     pub fn create_like(
         storage: &dyn Storage,
         like: RevisionId,
@@ -183,8 +183,8 @@ impl DigestWriter {
         Ok(())
     }
 
-    /// Writes the header and syncs. Returns the bytes that the file takes on disk: if
-    /// the file system does not report them, those of the header and the entries.
+    /// Writes the header and syncs. Returns the bytes that the file takes on disk: if the file system does not report
+    /// them, those of the header and the entries.
     pub fn finish(mut self, header: &DigestsHeader) -> Result<u64> {
         debug_assert_eq!(self.name, FileName::Digests(header.identity.uuid, header.kind));
         self.flush()?;
