@@ -37,7 +37,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use backy_lib::fleet::JOB_MARK;
+use backy_lib::backup::Meeting;
+use backy_lib::fleet::{JOB_MARK, MEETING_MARK};
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::take_many_descriptors;
@@ -75,6 +76,8 @@ pub(crate) struct Session {
     is_background_half: bool,
     /// Whether `backy run` started this process.
     is_job_of_run: bool,
+    /// The backups of the other disks of a machine, which that has started together with this one.
+    meeting: Option<Meeting>,
     /// Whether the log has a line about the beginning.
     has_begun: AtomicBool,
     /// The program that starts this command once more, and its first arguments.
@@ -169,6 +172,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     }
     let half_of = background::take_mark(&mut args, background::MARK);
     let job_of_run = background::take_mark(&mut args, JOB_MARK);
+    let meets = background::take_mark::<usize>(&mut args, MEETING_MARK).is_some();
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
     let on_stderr = |format: Option<LogFormat>, operation: Operation| {
@@ -197,7 +201,11 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     };
     raise_file_limit();
     let is_background_half = half_of.is_some();
-    let start = Start { operation: id, is_probe, is_background_half, job_of_run, itself };
+    let meeting = match meets.then(fleet_job::meeting).transpose() {
+        Ok(meeting) => meeting,
+        Err(message) => return Failure::message(message).report(&output, false),
+    };
+    let start = Start { operation: id, is_probe, is_background_half, job_of_run, meeting, itself };
     let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
         Err(failure) if is_probe => return probe::unknown(&output, &failure),
@@ -282,6 +290,7 @@ struct Start {
     is_probe: bool,
     is_background_half: bool,
     job_of_run: Option<i32>,
+    meeting: Option<Meeting>,
     itself: Vec<OsString>,
 }
 
@@ -310,6 +319,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         notifier: Notifier::detect().map(Arc::new),
         is_background_half: start.is_background_half,
         is_job_of_run: start.job_of_run.is_some(),
+        meeting: start.meeting,
         has_begun: AtomicBool::new(false),
         itself: start.itself,
     })

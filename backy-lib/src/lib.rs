@@ -33,7 +33,7 @@
 //! let archive = init.run()?.archive;
 //!
 //! let options = BackupOptions { force: true, ..BackupOptions::default() };
-//! let request = BackupRequest { source: BackupSource::Config, options };
+//! let request = BackupRequest { source: BackupSource::Config, options, meeting: None };
 //! let caller = Caller {
 //!     program: Some("an example"),
 //!     wait: Duration::ZERO,

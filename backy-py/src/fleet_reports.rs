@@ -51,6 +51,9 @@ report! {
         overdue(r) = r.overdue;
         /// The group in the archive's backy.toml, whose archives share a limit; or None.
         group(r) = r.group.as_ref().map(Group::as_str);
+        /// The virtual machine whose disk is backed up, as "libvirt:DOMAIN". Its disks that are due at once, and of one
+        /// group, have one backup point. None for anything else.
+        machine(r) = r.machine;
         /// How many seconds it is expected to take; None if nothing is known.
         expected_seconds(r) = r.expected_seconds;
         /// The words of the command that does it, for programs that start it themselves.

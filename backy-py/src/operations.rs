@@ -116,7 +116,7 @@ pub(crate) fn plan_backup(
     options: BackupOptions,
     watch: &Watch,
 ) -> Result<BackupPlan> {
-    let request = BackupRequest { source: source.source(watch), options };
+    let request = BackupRequest { source: source.source(watch), options, meeting: None };
     request.plan(&folder.open()?, &caller(Wait::default(), watch))
 }
 
@@ -127,7 +127,7 @@ pub(crate) fn backup(
     wait: Wait,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
-    let request = BackupRequest { source: source.source(watch), options };
+    let request = BackupRequest { source: source.source(watch), options, meeting: None };
     let guard = || {
         watch.attach(guard).ok_or(Error::Interrupted)?.map_err(|error| Error::Hook {
             hook: "before",

@@ -80,7 +80,8 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         },
         ..BackupOptions::default()
     };
-    let request = BackupRequest { source: BackupSource::Config, options };
+    let meeting = session.meeting.clone();
+    let request = BackupRequest { source: BackupSource::Config, options, meeting };
     let archive = session.archive()?;
     if args.dry_run {
         let planning = Planning(session);

@@ -8,7 +8,7 @@ use crate::policy::config::{SourceAddress, Tracking};
 use crate::source::libvirt::{self, LibvirtOptions};
 use crate::source::nbd::{NbdOptions, NbdSource};
 use crate::source::qcow2::ImageFile;
-use crate::source::{self, DeviceSource, Opened, hint_program, qmp, rbd, reflink, thin};
+use crate::source::{self, DeviceSource, Meeting, Opened, hint_program, qmp, rbd, reflink, thin};
 use crate::storage::FileName;
 
 impl Archive {
@@ -32,6 +32,11 @@ impl Archive {
     /// # Errors
     /// As for [`Archive::open_source`].
     pub fn open_tracked(&self) -> Result<Opened<'static>> {
+        self.open_meeting(None)
+    }
+
+    /// The same, for a backup that meets those of the other disks of a machine.
+    pub(crate) fn open_meeting(&self, meeting: Option<Meeting>) -> Result<Opened<'static>> {
         let config = self.config()?;
         if let (Some(SourceAddress::Path(path)), Some(command)) =
             (&config.source, config.tracking.command)
@@ -51,7 +56,8 @@ impl Archive {
             }
             Some(SourceAddress::Libvirt(address)) if config.hooks.snapshot.is_none() => {
                 let Tracking { scratch, quiesce, .. } = config.tracking;
-                let options = LibvirtOptions { scratch, quiesce, secret: config.secret_file };
+                let secret = config.secret_file;
+                let options = LibvirtOptions { scratch, quiesce, secret, meeting };
                 libvirt::open(address, options, self.manifest().archive)
             }
             Some(SourceAddress::Qmp(address)) if config.hooks.snapshot.is_none() => {

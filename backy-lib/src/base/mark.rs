@@ -36,7 +36,8 @@ impl fmt::Display for ArchiveId {
 }
 
 /// Name of the mark of a revision: `backy.<archive>.<revision>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct MarkName {
     /// The archive that has the revision.
     pub archive: ArchiveId,
@@ -73,6 +74,20 @@ impl FromStr for MarkName {
             Some(MarkName { archive, revision: revision.parse().ok()? })
         });
         parsed.ok_or_else(|| format!("'{}' is not the name of a mark", text.escape_debug()))
+    }
+}
+
+impl From<MarkName> for String {
+    fn from(name: MarkName) -> String {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for MarkName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

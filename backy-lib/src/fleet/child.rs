@@ -5,22 +5,31 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use crate::base::error::ErrorKind;
+use crate::source::meeting::{self, Reply, Word};
 
 /// The first argument of such a process: this, and the number of the process that started it.
 pub const JOB_MARK: &str = "--fleet-job";
+/// Follows that in a process whose backup meets others: this, and how many they are. Its standard input is the
+/// connection to the run, [`crate::source::Meeting`].
+pub const MEETING_MARK: &str = "--fleet-meeting";
 /// The event of a line about progress.
 pub const PROGRESS: &str = "progress";
 /// Only backy itself reports to the service manager.
 const NOTIFY: &str = "NOTIFY_SOCKET";
+/// How long a process may take to read what it is told.
+const TO_TELL: Duration = Duration::from_secs(1);
 /// A longer line is no message.
 const MOST_LINE_BYTES: u64 = 1 << 20;
 /// A longer report is no report.
@@ -55,6 +64,8 @@ pub(super) struct Progress {
 pub(super) enum Report {
     /// A line about something else than progress.
     Message(Severity, String),
+    /// What it says to the others of its meeting.
+    Word(Word),
     /// Its standard error has ended.
     Closed {
         /// Its last line, if that says why it failed.
@@ -86,32 +97,47 @@ struct Line {
 /// A running job.
 pub(super) struct JobProcess {
     child: Child,
+    /// To tell it what happens in its meeting.
+    meeting: Option<UnixStream>,
     progress: Arc<Mutex<Progress>>,
 }
 
 impl JobProcess {
-    /// Starts the program `itself` with the arguments of a job, and passes on what it reports.
+    /// Starts the program `itself` with the arguments of a job, and passes on what it reports. `members`: how many
+    /// meet, if it meets any.
     pub(super) fn start(
         itself: &[OsString],
         arguments: impl Iterator<Item = OsString>,
-        report: impl Fn(Report) + Send + 'static,
+        members: Option<usize>,
+        report: impl Fn(Report) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let unknown = || io::Error::new(io::ErrorKind::NotFound, "no program to start");
         let (program, first) = itself.split_first().ok_or_else(unknown)?;
         let process = rustix::process::getpid().as_raw_nonzero();
         let mut command = Command::new(program);
         command.args(first).arg(JOB_MARK).arg(process.to_string());
+        let mut meeting = None;
+        command.stdin(Stdio::null());
+        if let Some(members) = members {
+            let (own, given) = UnixStream::pair()?;
+            own.set_write_timeout(Some(TO_TELL))?;
+            command.arg(MEETING_MARK).arg(members.to_string()).stdin(OwnedFd::from(given));
+            meeting = Some(own);
+        }
+        let heard = meeting.as_ref().map(UnixStream::try_clone).transpose()?;
         command.args(["--log-format", "json"]).args(arguments).env_remove(NOTIFY);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
+        // With its end of the connection, which is closed when the process ends.
+        drop(command);
         let at = Instant::now();
         let progress = Progress { phase: String::new(), done_bytes: 0, total_bytes: 0, at };
         let progress = Arc::new(Mutex::new(progress));
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let outputs = Outputs { stdout: child.stdout.take(), stderr: child.stderr.take(), heard };
         let shared = Arc::clone(&progress);
         let thread = std::thread::Builder::new();
-        let started = thread.spawn(move || attend(stdout, stderr, &shared, &report));
-        let mut process = JobProcess { child, progress };
+        let started = thread.spawn(move || attend(outputs, &shared, &report));
+        let mut process = JobProcess { child, meeting, progress };
         if let Err(error) = started {
             process.end();
             process.child.wait()?;
@@ -128,8 +154,21 @@ impl JobProcess {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Tells it what happens in its meeting. One that does not listen is told nothing more.
+    pub(super) fn tell(&self, reply: &Reply) {
+        if let Some(stream) = &self.meeting
+            && meeting::write(stream, reply).is_err()
+        {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Asks it to stop and leave everything in order.
     pub(super) fn end(&self) {
+        if let Some(stream) = &self.meeting {
+            // It waits for nobody any more.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
         if let Some(process) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // It may just have ended. Nobody has waited for it, so its number is still its own.
             let _ = kill_process(process, Signal::TERM);
@@ -142,15 +181,22 @@ impl JobProcess {
     }
 }
 
-/// Reads both outputs to their ends.
-fn attend(
+/// What comes from a process.
+struct Outputs {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
-    progress: &Mutex<Progress>,
-    report: &impl Fn(Report),
-) {
+    heard: Option<UnixStream>,
+}
+
+/// Reads all outputs to their ends.
+fn attend(outputs: Outputs, progress: &Mutex<Progress>, report: &(impl Fn(Report) + Sync)) {
+    let Outputs { stdout, stderr, heard } = outputs;
     let mut failure = None;
     let printed = std::thread::scope(|scope| {
+        if let Some(stream) = heard {
+            let listen = move || listen(stream, |word| report(Report::Word(word)));
+            let _ = std::thread::Builder::new().spawn_scoped(scope, listen);
+        }
         let read = || stdout.map(read_report).unwrap_or_default();
         let reader = std::thread::Builder::new().spawn_scoped(scope, read);
         if let Some(pipe) = stderr {
@@ -172,6 +218,15 @@ fn attend(
         reader.ok().and_then(|reader| reader.join().ok()).unwrap_or_default()
     });
     report(Report::Closed { failure, printed });
+}
+
+/// Passes on what a process says to its meeting. One that says anything else is told nothing more.
+fn listen(stream: UnixStream, mut sink: impl FnMut(Word)) {
+    let mut stream = BufReader::new(stream);
+    while let Ok(Some(word)) = meeting::read(&mut stream) {
+        sink(word);
+    }
+    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }
 
 /// Reads to the end; what is too long is no report, and is thrown away.
@@ -216,7 +271,7 @@ fn note(progress: &Mutex<Progress>, line: &Line) {
 pub(super) fn to_channel(
     number: usize,
     sender: Sender<(usize, Report)>,
-) -> impl Fn(Report) + Send + 'static {
+) -> impl Fn(Report) + Send + Sync + 'static {
     move |report| {
         // A run that has ended does not listen any more.
         let _ = sender.send((number, report));

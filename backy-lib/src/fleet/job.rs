@@ -66,6 +66,9 @@ pub struct Job {
     pub overdue: Option<f64>,
     /// The group in the archive's `backy.toml`, whose archives share a limit.
     pub group: Option<Group>,
+    /// The virtual machine whose disk is backed up, as far as its disks can have one backup point: those of one group
+    /// that are due at once have it. Null for anything else.
+    pub machine: Option<String>,
     /// How long it is expected to take, in seconds; null if nothing is known.
     pub expected_seconds: Option<f64>,
     /// The command that does it, for programs that start it themselves.

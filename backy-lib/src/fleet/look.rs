@@ -99,6 +99,7 @@ impl Looking {
             for job in &mut jobs {
                 job.archive = label.clone();
                 job.group.clone_from(&config.group);
+                job.machine = machine(job.operation, &config);
                 job.expected_seconds = expected_seconds(job.operation, archive, &runs.runs);
                 job.command = self.command(job);
             }
@@ -220,9 +221,16 @@ pub(super) fn job(
         due_since,
         overdue,
         group: None,
+        machine: None,
         expected_seconds: None,
         command: Vec::new(),
     }
+}
+
+/// The virtual machine whose disks can have one backup point; a snapshot that hooks make is none of its disks.
+fn machine(operation: Operation, config: &Config) -> Option<String> {
+    let is_disk = operation == Operation::Backup && config.hooks.snapshot.is_none();
+    config.source.as_ref().filter(|_| is_disk)?.machine()
 }
 
 /// How many intervals ago something was due.

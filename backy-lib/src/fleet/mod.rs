@@ -13,6 +13,7 @@ mod job;
 mod lanes;
 mod listing;
 mod look;
+mod meeting;
 mod plan;
 mod pool;
 mod queue;
@@ -22,7 +23,7 @@ mod settings;
 mod textfile;
 mod until;
 
-pub use child::{JOB_MARK, PROGRESS, Severity};
+pub use child::{JOB_MARK, MEETING_MARK, PROGRESS, Severity};
 pub use job::{Job, Operation};
 pub use lanes::Limits;
 pub use plan::{FleetPlan, FleetRequest, Idle, Obstacle};

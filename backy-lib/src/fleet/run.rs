@@ -10,6 +10,7 @@ use super::child::{JobProcess, Report, to_channel};
 use super::ended::{Ended, judge};
 use super::job::{Job, Operation};
 use super::look::Looking;
+use super::meeting::{Meeting, Told};
 use super::plan::{FleetPlan, FleetRequest};
 use super::queue::{Attempt, Next, Queue};
 use super::report::{Done, FleetReport, JobReport, JobResult};
@@ -17,6 +18,7 @@ use super::{FLEET_SCHEMA, Severity};
 use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::report_path::ReportPath;
+use crate::source::meeting::Word;
 
 /// How often to look for a request to stop, the time, and jobs that are stuck.
 const TICK: Duration = Duration::from_millis(100);
@@ -120,6 +122,7 @@ impl FleetRequest {
             queue: Queue::new(&limits, jobs),
             began: Instant::now(),
             running: Vec::new(),
+            meetings: Vec::new(),
             started: 0,
             sender,
             reports: Vec::new(),
@@ -152,6 +155,8 @@ struct Run<'a> {
     known: BTreeSet<(ReportPath, Operation)>,
     began: Instant,
     running: Vec<Active>,
+    /// All that there were.
+    meetings: Vec<Meeting>,
     /// How many processes were started, which numbers them.
     started: usize,
     sender: Sender<(usize, Report)>,
@@ -166,6 +171,14 @@ struct Active {
     process: JobProcess,
     began: Instant,
     is_stuck: bool,
+    seat: Option<Seat>,
+}
+
+/// A place in a meeting.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Seat {
+    meeting: usize,
+    member: usize,
 }
 
 impl Active {
@@ -188,8 +201,8 @@ impl Run<'_> {
         loop {
             self.check_time();
             let wait = match self.queue.next(self.began.elapsed()) {
-                Next::Start(attempt) => {
-                    self.start(*attempt);
+                Next::Start(attempts) => {
+                    self.start_all(attempts);
                     continue;
                 }
                 Next::Wait(until) => {
@@ -224,7 +237,18 @@ impl Run<'_> {
         }
     }
 
-    fn start(&mut self, attempt: Attempt) {
+    fn start_all(&mut self, attempts: Vec<Attempt>) {
+        let (members, meeting) = (attempts.len(), self.meetings.len());
+        if members > 1 {
+            self.meetings.push(Meeting::new(members));
+        }
+        for (member, attempt) in attempts.into_iter().enumerate() {
+            self.start(attempt, (members > 1).then_some((Seat { meeting, member }, members)));
+        }
+    }
+
+    /// Starts the process of a job; with a seat, one of so many that meet.
+    fn start(&mut self, attempt: Attempt, seat: Option<(Seat, usize)>) {
         let job = &attempt.job;
         let words = job.command.iter().skip(1).map(|word| word.as_path().into());
         // Making an archive has no report.
@@ -233,17 +257,49 @@ impl Run<'_> {
         let number = self.started;
         self.started += 1;
         let report = to_channel(number, self.sender.clone());
-        match JobProcess::start(self.itself, arguments, report) {
+        let (seat, members) = seat.unzip();
+        match JobProcess::start(self.itself, arguments, members, report) {
             Ok(process) => {
                 self.observer.event(&FleetEvent::Started(job));
-                let began = Instant::now();
-                self.running.push(Active { number, attempt, process, began, is_stuck: false });
+                let (began, is_stuck) = (Instant::now(), false);
+                self.running.push(Active { number, attempt, process, began, is_stuck, seat });
             }
             Err(error) => {
                 let ended = Ended::failed(format!("cannot start a process: {error}"), true);
                 self.ended(&attempt, ended, Duration::ZERO);
+                self.has_gone(seat);
             }
         }
+    }
+
+    /// Does something in a meeting, and tells the processes what comes of it.
+    fn meet(&mut self, meeting: usize, act: impl FnOnce(&mut Meeting, Duration) -> Told) {
+        let now = self.began.elapsed();
+        let told = self.meetings.get_mut(meeting).map(|meeting| act(meeting, now));
+        for (member, reply) in told.unwrap_or_default() {
+            let seat = Some(Seat { meeting, member });
+            if let Some(active) = self.running.iter().find(|active| active.seat == seat) {
+                active.process.tell(&reply);
+            }
+        }
+    }
+
+    fn has_gone(&mut self, seat: Option<Seat>) {
+        if let Some(Seat { meeting, member }) = seat {
+            self.meet(meeting, |meeting, now| meeting.gone(member, now));
+        }
+    }
+
+    fn hear(&mut self, at: usize, word: Word) {
+        let Some(active) = self.running.get(at) else { return };
+        let Some(Seat { meeting, member }) = active.seat else { return };
+        if let (Word::Failed(why), job) = (&word, &active.attempt.job) {
+            let machine = job.machine.as_deref().unwrap_or_default();
+            let text = format!("the disks of {machine} are not backed up as at one moment: {why}");
+            let severity = Severity::Warning;
+            self.observer.event(&FleetEvent::Message { job, severity, text: &text });
+        }
+        self.meet(meeting, |meeting, now| meeting.hear(member, word, now));
     }
 
     fn take(&mut self, number: usize, report: Report) -> Result<()> {
@@ -257,8 +313,10 @@ impl Run<'_> {
                     self.observer.event(&FleetEvent::Message { job, severity, text: &text });
                 }
             }
+            Report::Word(word) => self.hear(at, word),
             Report::Closed { failure, printed } => {
-                let Active { attempt, process, began, .. } = self.running.swap_remove(at);
+                let Active { attempt, process, began, seat, .. } = self.running.swap_remove(at);
+                self.has_gone(seat);
                 let ended = judge(attempt.job.operation, process.wait(), failure, &printed);
                 let is_done = ended.result == JobResult::Ok;
                 self.ended(&attempt, ended, began.elapsed());
@@ -320,11 +378,17 @@ impl Run<'_> {
     }
 
     fn tick(&mut self) {
+        for meeting in 0..self.meetings.len() {
+            self.meet(meeting, Meeting::tick);
+        }
         let stall = self.request.settings.stall();
         let mut running = Vec::with_capacity(self.running.len());
         for active in &mut self.running {
             let state = active.look();
-            let is_stuck = state.silent >= stall;
+            let waits = |seat: Seat| {
+                self.meetings.get(seat.meeting).is_some_and(|all| all.is_waiting(seat.member))
+            };
+            let is_stuck = state.silent >= stall && !active.seat.is_some_and(waits);
             if is_stuck && !active.is_stuck {
                 self.observer.event(&FleetEvent::Stuck(&state));
             }

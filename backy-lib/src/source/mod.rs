@@ -10,6 +10,7 @@ pub(crate) mod hint_program;
 pub mod hooks;
 mod identity;
 pub mod libvirt;
+pub(crate) mod meeting;
 pub mod nbd;
 pub(crate) mod output;
 mod program;
@@ -35,6 +36,7 @@ use crate::base::units::BlockIndex;
 use crate::format::manifest::{BlockRange, SourceIdentity};
 
 pub use device::DeviceSource;
+pub use meeting::Meeting;
 pub use tracking::{Marked, Opened, Tracker};
 
 /// Something to back up. Several threads read it at once; nothing writes to it.

@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat, statvfs, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, openat, statat, statvfs, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -33,11 +36,17 @@ const FREE_BYTES: u64 = 1 << 30;
 /// How often to look whether there still is half of that.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long others may take to end a point.
+const TO_LOCK: Duration = Duration::from_secs(2 * 60);
+
+/// How often to look whether they have.
+const TICK: Duration = Duration::from_millis(20);
+
 /// How long our own server may take to accept a connection.
 const TO_CONNECT: Duration = Duration::from_secs(10);
 
 /// The folder of one point, below the configured one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folder {
     scratch: PathBuf,
     path: PathBuf,
@@ -64,11 +73,12 @@ impl Folder {
         self.path.join(SOCKET)
     }
 
-    /// Makes it, if there is place for a socket and space for the scratch file of a disk of this size.
+    /// Makes it, if there is place for a socket and space for the scratch file of a disk of this size. As long as what
+    /// it returns lives, the folder is in use.
     ///
     /// # Errors
     /// A sentence.
-    pub(super) fn make(&self, size_bytes: u64) -> Result<Space, String> {
+    pub(super) fn make(&self, size_bytes: u64) -> Result<InUse, String> {
         let length = self.socket().as_os_str().len();
         if length > MOST_PATH_BYTES {
             return Err(format!(
@@ -81,8 +91,13 @@ impl Folder {
         check_free(&self.scratch, floor_bytes)?;
         rustix::fs::mkdir(&self.path, Mode::from_raw_mode(MODE))
             .map_err(|errno| self.failed(&errno.into()))?;
+        let lock = open_folder(&self.path)
+            .and_then(|opened| {
+                flock(&opened, FlockOperation::NonBlockingLockExclusive).map(|()| opened)
+            })
+            .map_err(|errno| self.failed(&errno.into()))?;
         let looked = Mutex::new(Instant::now());
-        Ok(Space { scratch: self.scratch.clone(), floor_bytes, looked })
+        Ok(InUse { scratch: self.scratch.clone(), floor_bytes, looked, _lock: lock })
     }
 
     /// Gives it, with what is in it by now, to the user who runs QEMU.
@@ -133,7 +148,7 @@ impl Folder {
         open_unix(&self.socket(), TO_CONNECT)
     }
 
-    /// Removes it with what was put there for the backup, if there is one.
+    /// Removes it with what was put there for the backup, if there is one. Nobody may use it any more.
     ///
     /// # Errors
     /// A sentence.
@@ -163,14 +178,49 @@ pub(super) fn names(scratch: &Path, archive: ArchiveId) -> Result<Vec<MarkName>,
     Ok(names.filter(|name: &MarkName| name.archive == archive).collect())
 }
 
-/// Watches that the scratch file has space: without, the guest could not write any more.
-pub(super) struct Space {
+/// Whether a process of backy uses the folder of a point, whichever archive's. That of a process that was killed, and
+/// one that is gone, is not in use.
+pub(super) fn is_in_use(folder: &Path) -> bool {
+    match open_folder(folder) {
+        Ok(opened) => flock(opened, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(errno) => errno != Errno::NOENT,
+    }
+}
+
+/// As long as this lives, no other process of backy ends a point below the same folder for scratch files.
+pub(super) struct Ending {
+    _lock: OwnedFd,
+}
+
+impl Ending {
+    /// # Errors
+    /// A sentence.
+    pub(super) fn begin(scratch: &Path) -> Result<Self, String> {
+        let failed = |errno: Errno| {
+            format!("cannot lock {}: {}", scratch.display(), describe_io(&errno.into()))
+        };
+        let opened = open_folder(scratch).map_err(failed)?;
+        let began = Instant::now();
+        loop {
+            match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Ending { _lock: opened }),
+                Err(Errno::WOULDBLOCK) if began.elapsed() < TO_LOCK => std::thread::sleep(TICK),
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+    }
+}
+
+/// A folder in use: nobody takes what is in it for left over. It also watches that the scratch file has space: without,
+/// the guest could not write any more.
+pub(super) struct InUse {
     scratch: PathBuf,
     floor_bytes: u64,
     looked: Mutex<Instant>,
+    _lock: OwnedFd,
 }
 
-impl Space {
+impl InUse {
     /// From time to time, it looks.
     ///
     /// # Errors
@@ -186,8 +236,7 @@ impl Space {
 }
 
 fn remove(folder: &Path) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = match openat(rustix::fs::CWD, folder, flags, Mode::empty()) {
+    let opened = match open_folder(folder) {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened?,
     };
@@ -207,6 +256,11 @@ fn remove(folder: &Path) -> io::Result<()> {
         unlinkat(&opened, name, AtFlags::empty())?;
     }
     fs::remove_dir(folder)
+}
+
+fn open_folder(folder: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(rustix::fs::CWD, folder, flags, Mode::empty())
 }
 
 fn check_free(folder: &Path, expected: u64) -> Result<(), String> {

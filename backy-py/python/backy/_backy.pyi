@@ -2603,7 +2603,7 @@ class FleetLimits(Report):
 class FleetJob(Report):
     """One operation that is due on one archive."""
 
-    __match_args__ = ("archive", "operation", "why", "due_since", "overdue", "group", "expected_seconds", "command")
+    __match_args__ = ("archive", "operation", "why", "due_since", "overdue", "group", "machine", "expected_seconds", "command")
     @property
     def archive(self) -> Path:
         """The archive's folder, without symbolic links."""
@@ -2622,6 +2622,11 @@ class FleetJob(Report):
     @property
     def group(self) -> str | None:
         """The group in the archive's backy.toml, whose archives share a limit; or None."""
+    @property
+    def machine(self) -> str | None:
+        """The virtual machine whose disk is backed up, as "libvirt:DOMAIN". Its disks that are due at once, and of one
+        group, have one backup point. None for anything else.
+        """
     @property
     def expected_seconds(self) -> float | None:
         """How many seconds it is expected to take; None if nothing is known."""

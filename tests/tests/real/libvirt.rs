@@ -4,6 +4,7 @@
 mod freeze;
 mod killed;
 mod refused;
+mod together;
 
 use std::fs;
 use std::process::Command;

@@ -63,6 +63,14 @@ impl SourceAddress {
         }
     }
 
+    /// The virtual machine whose disk it is, where one backup point can have several disks of it.
+    pub(crate) fn machine(&self) -> Option<String> {
+        match self {
+            SourceAddress::Libvirt(address) => Some(format!("libvirt:{}", address.domain())),
+            _ => None,
+        }
+    }
+
     /// Reads what somebody has typed: a relative path begins in the current folder.
     ///
     /// # Errors

@@ -198,14 +198,29 @@ pub(super) fn checkpoint_id(xml: &str, name: MarkName, target: &str) -> Result<S
     }
 }
 
-/// The socket of a backup job, from what `virsh backup-dumpxml` has printed; `None` if it has another transport.
+/// A backup job of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Job {
+    /// Where the disks are served; `None` if it has another transport.
+    pub socket: Option<PathBuf>,
+    /// The scratch files.
+    pub scratch: Vec<PathBuf>,
+}
+
+/// The backup job, from what `virsh backup-dumpxml` has printed.
 ///
 /// # Errors
 /// A sentence.
-pub(super) fn job_socket(xml: &str) -> Result<Option<PathBuf>, String> {
+pub(super) fn job(xml: &str) -> Result<Job, String> {
     let document = parsed(xml, "backup-dumpxml")?;
-    let server = children(document.root_element(), "server").next();
-    Ok(server.and_then(|server| server.attribute("socket")).map(PathBuf::from))
+    let root = document.root_element();
+    let server = children(root, "server").next();
+    let disks = children(root, "disks").flat_map(|disks| children(disks, "disk"));
+    let scratch = disks.flat_map(|disk| children(disk, "scratch"));
+    Ok(Job {
+        socket: server.and_then(|server| server.attribute("socket")).map(PathBuf::from),
+        scratch: scratch.filter_map(|scratch| scratch.attribute("file")).map(Into::into).collect(),
+    })
 }
 
 /// Text for XML, where it means itself.
@@ -326,13 +341,19 @@ mod tests {
 
     /// A job has the socket that it was given.
     #[test]
-    fn a_job_has_a_socket() {
-        let of = |server: &str| {
-            job_socket(&format!("<domainbackup mode='pull'>{server}</domainbackup>")).unwrap()
+    fn a_job_has_a_socket_and_scratch_files() {
+        let of = |inner: &str| {
+            let job = job(&format!("<domainbackup mode='pull'>{inner}</domainbackup>")).unwrap();
+            (job.socket, job.scratch)
         };
-        assert_eq!(of("<server transport='unix' socket='/a/nbd'/>"), Some("/a/nbd".into()));
-        assert_eq!(of("<server name='localhost' port='1'/>"), None);
-        assert_eq!(of(""), None);
+        let socket = Some(PathBuf::from("/a/nbd"));
+        assert_eq!(of("<server transport='unix' socket='/a/nbd'/>"), (socket, Vec::new()));
+        assert_eq!(of("<server name='localhost' port='1'/>"), (None, Vec::new()));
+        let disk = |scratch: &str| format!("<disk name='vda'>{scratch}</disk>");
+        let (known, other) = (disk("<scratch file='/b'/>"), disk("<scratch dev='/dev/c'/>"));
+        let disks = format!("<disks>{known}{other}{}</disks>", disk(""));
+        assert_eq!(of(&disks), (None, vec![PathBuf::from("/b")]));
+        assert_eq!(of(""), (None, Vec::new()));
     }
 
     proptest! {
@@ -352,7 +373,7 @@ mod tests {
                     domain.disks.iter().for_each(|disk| drop(disk.chain()));
                 }),
                 checkpoint_id(&text, name(), "vda").map(drop),
-                job_socket(&text).map(drop),
+                job(&text).map(drop),
             ] {
                 if let Err(message) = found {
                     prop_assert!(!message.is_empty());

@@ -17,8 +17,8 @@ use crate::base::error::Result;
 use crate::base::mark::{ArchiveId, MarkName};
 pub use crate::format::libvirt_address::LibvirtAddress;
 use crate::policy::config::Quiesce;
-use crate::source::Opened;
 use crate::source::running::{self, Machine, Running};
+use crate::source::{Meeting, Opened};
 use domain::{Disk, Domain};
 use point::{LibvirtPoint, Wanted};
 use tracker::CheckpointTracker;
@@ -35,6 +35,8 @@ pub(crate) struct LibvirtOptions {
     pub quiesce: Quiesce,
     /// The file with the passphrase of the image, for a domain that does not run.
     pub secret: Option<PathBuf>,
+    /// The other disks of the domain that are backed up together with it.
+    pub meeting: Option<Meeting>,
 }
 
 /// Opens a disk. Scratch files have the name of the archive, if it has one yet.
@@ -51,12 +53,12 @@ pub(crate) fn open(
     let (virsh, domain) = Virsh::find(address.domain()).map_err(failed)?;
     let disk = domain.disk(address.disk()).map_err(failed)?;
     if !domain.is_active {
-        return stopped::open(&address, virsh, (&domain, disk), options.secret);
+        return stopped::open(&address, virsh, (&domain, disk), options);
     }
     let size_bytes = virsh.size_bytes(&disk.target).map_err(failed)?;
-    let LibvirtOptions { scratch, quiesce, .. } = options;
+    let LibvirtOptions { scratch, quiesce, meeting, .. } = options;
     let unmarked = MarkName::passing(archive);
-    let machine = LibvirtMachine { address, virsh, scratch, quiesce, unmarked };
+    let machine = LibvirtMachine { address, virsh, scratch, quiesce, meeting, unmarked };
     let disk = Running::open(machine, size_bytes)?;
     Ok(Opened { source: disk.source(), tracker: Some(Box::new(CheckpointTracker { disk })) })
 }
@@ -70,7 +72,7 @@ pub(super) fn read_answer(command: &str, printed: &[u8]) -> Option<Answer<()>> {
         "checkpoint-dumpxml" => {
             domain::checkpoint_id(&xml, MarkName::passing(None), "vda").map(drop)
         }
-        "backup-dumpxml" => domain::job_socket(&xml).map(drop),
+        "backup-dumpxml" => domain::job(&xml).map(drop),
         _ => return None,
     })
 }
@@ -80,6 +82,7 @@ struct LibvirtMachine {
     virsh: Virsh,
     scratch: PathBuf,
     quiesce: Quiesce,
+    meeting: Option<Meeting>,
     /// The name of a point that is no mark.
     unmarked: MarkName,
 }

@@ -4,18 +4,16 @@
 //! The bitmap of a checkpoint is one like any other. So the marks are those of the image, and backy registers them with
 //! libvirt as checkpoints. It does that first: then libvirt knows every bitmap.
 
-use std::path::PathBuf;
-
 use super::domain::{Disk, Domain, Place};
 use super::tracker::{FORMAT, TRACKER, earlier, identity};
 use super::virsh::{Answer, Virsh};
-use super::{KIND, LibvirtAddress, point};
+use super::{KIND, LibvirtAddress, LibvirtOptions, point};
 use crate::base::error::{Error, Result};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::format::manifest::{Bookmark, SourceIdentity};
 use crate::source::qcow2::{self, ImageFile};
 use crate::source::tracking::{Marked, Tracker};
-use crate::source::{Opened, running};
+use crate::source::{Meeting, Opened, running};
 
 /// Opens the image of a disk.
 ///
@@ -25,7 +23,7 @@ pub(super) fn open(
     address: &LibvirtAddress,
     virsh: Virsh,
     (domain, disk): (&Domain, &Disk),
-    secret: Option<PathBuf>,
+    options: LibvirtOptions,
 ) -> Result<Opened<'static>> {
     let failed = |why: &str| running::error(address.to_string(), why);
     let path = match &disk.place {
@@ -40,11 +38,13 @@ pub(super) fn open(
         None => return Err(failed("the disk has no medium")),
     };
     let place = SourceIdentity::new(address.to_string(), KIND);
-    let image = ImageFile::new(path, secret).of_format(&disk.format).map_err(|why| failed(&why))?;
+    let image = ImageFile::new(path, options.secret);
+    let image = image.of_format(&disk.format).map_err(|why| failed(&why))?;
     let Opened { source, tracker } = image.open_as(place)?;
     let (domain, disk, address) = (domain.clone(), disk.clone(), address.clone());
     let tracker = tracker.map(|image| {
-        let tracker = StoppedTracker { address, virsh, domain, disk, image };
+        let meeting = options.meeting;
+        let tracker = StoppedTracker { address, virsh, domain, disk, image, meeting };
         Box::new(tracker) as Box<dyn Tracker>
     });
     Ok(Opened { source, tracker })
@@ -57,11 +57,18 @@ struct StoppedTracker {
     disk: Disk,
     /// Keeps the bitmaps in the image.
     image: Box<dyn Tracker>,
+    meeting: Option<Meeting>,
 }
 
 impl StoppedTracker {
     fn error(&self, why: &str) -> Error {
         running::error(self.address.to_string(), why)
+    }
+
+    /// Nothing changes meanwhile, so that no point is needed for the disks to be as they were at one moment.
+    fn wait_for_turn(&self) -> Result<()> {
+        let arrived = self.meeting.as_ref().map_or(Ok(()), Meeting::arrive_apart);
+        arrived.map_err(|why| self.error(&why))
     }
 
     /// A bookmark of ours, for a bitmap.
@@ -94,6 +101,7 @@ impl Tracker for StoppedTracker {
     }
 
     fn mark(&mut self, name: MarkName, since: Option<(MarkName, &Bookmark)>) -> Result<Marked> {
+        self.wait_for_turn()?;
         let made = match self.disk.format == FORMAT {
             true => point::redefine(&self.virsh, &self.disk, name),
             // The image says why.
@@ -121,6 +129,7 @@ impl Tracker for StoppedTracker {
     }
 
     fn hold(&mut self, name: MarkName) -> Result<()> {
+        self.wait_for_turn()?;
         self.image.hold(name)
     }
 

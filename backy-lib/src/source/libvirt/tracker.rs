@@ -66,20 +66,61 @@ impl CheckpointTracker {
         &self.disk.machine.virsh
     }
 
-    /// Begins a point for a mark, and serves the disk as it is then.
-    fn begin(&self, domain: &Domain, disk: &Disk, wanted: Wanted) -> Answer<()> {
-        let point = LibvirtPoint::begin(&self.disk.machine, (domain, disk), wanted)?;
-        self.disk.served.replace(Some(point), wanted.since.is_some());
-        Ok(())
+    /// Begins a point, and serves the disk as it is then: together with others if it meets any, and otherwise alone.
+    fn begin(&self, domain: &Domain, disk: &Disk, wanted: Wanted) -> Answer<Beginning> {
+        let machine = &self.disk.machine;
+        let met = match &machine.meeting {
+            Some(meeting) => LibvirtPoint::share(machine, meeting, (domain, disk), wanted)?,
+            None => None,
+        };
+        if let Some((point, mut begun)) = met {
+            let doubt = begun.doubt.filter(|_| wanted.since.is_some());
+            self.serve(point, wanted.since.is_some() && doubt.is_none());
+            return Ok(Beginning { doubt, unmarked: begun.unmarked.remove(&wanted.name) });
+        }
+        let mut doubt = None;
+        if wanted.since.is_some() {
+            doubt = self.refused(domain, disk, wanted)?;
+            if doubt.is_none() {
+                return Ok(Beginning::default());
+            }
+        }
+        let mut unmarked = None;
+        if wanted.with_checkpoint {
+            unmarked = self.refused(domain, disk, Wanted { since: None, ..wanted })?;
+            if unmarked.is_none() {
+                return Ok(Beginning { doubt, unmarked });
+            }
+        }
+        let plain = Wanted { since: None, with_checkpoint: false, ..wanted };
+        self.serve(LibvirtPoint::begin(machine, (domain, disk), plain)?, false);
+        Ok(Beginning { doubt, unmarked })
     }
 
-    /// The same; returns why libvirt refuses it, if it may not refuse another one.
+    /// Begins a point alone. Returns why libvirt refuses it, if it may not refuse another one.
     fn refused(&self, domain: &Domain, disk: &Disk, wanted: Wanted) -> Answer<Option<String>> {
-        match self.begin(domain, disk, wanted) {
+        match LibvirtPoint::begin(&self.disk.machine, (domain, disk), wanted) {
+            Ok(point) => {
+                self.serve(point, wanted.since.is_some());
+                Ok(None)
+            }
             Err(why) if Virsh::is_of_guest(&why) => Err(why),
-            begun => Ok(begun.err()),
+            Err(why) => Ok(Some(why)),
         }
     }
+
+    fn serve(&self, point: LibvirtPoint, is_tracked: bool) {
+        self.disk.served.replace(Some(point), is_tracked);
+    }
+}
+
+/// What came of beginning a point.
+#[derive(Default)]
+struct Beginning {
+    /// Why it is not known what has been written since the earlier checkpoint.
+    doubt: Option<String>,
+    /// Why there is no checkpoint.
+    unmarked: Option<String>,
 }
 
 impl Tracker for CheckpointTracker {
@@ -100,20 +141,17 @@ impl Tracker for CheckpointTracker {
                     return Ok(Marked::none(why));
                 }
             };
-            let mut doubt = match since {
+            let doubt = match since {
                 None => Some("there is no earlier mark".to_owned()),
                 Some(known) => earlier(self.virsh(), disk, chain, known).err(),
             };
-            let marked = Wanted { with_checkpoint: true, ..plain };
-            if let (Some((since, _)), None) = (since, &doubt) {
-                doubt = self.refused(domain, disk, Wanted { since: Some(since), ..marked })?;
-            }
-            if doubt.is_some()
-                && let Some(why) = self.refused(domain, disk, marked)?
-            {
-                self.begin(domain, disk, plain)?;
+            let since = since.map(|(since, _)| since).filter(|_| doubt.is_none());
+            let wanted = Wanted { with_checkpoint: true, since, ..plain };
+            let begun = self.begin(domain, disk, wanted)?;
+            if let Some(why) = begun.unmarked {
                 return Ok(Marked::none(format!("a checkpoint cannot be made: {why}")));
             }
+            let doubt = doubt.or(begun.doubt);
             let bookmark = self
                 .virsh()
                 .checkpoint_id(name, &disk.target)
@@ -129,7 +167,7 @@ impl Tracker for CheckpointTracker {
         self.disk.served.replace(None, false);
         let quiesce = self.disk.machine.quiesce;
         let plain = Wanted { name, with_checkpoint: false, since: None, quiesce };
-        self.ask(|domain, disk| self.begin(domain, disk, plain))
+        self.ask(|domain, disk| self.begin(domain, disk, plain).map(drop))
     }
 
     fn obstacle(&self) -> Option<String> {

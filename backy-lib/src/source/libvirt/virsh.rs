@@ -4,16 +4,17 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use uuid::Uuid;
 
-use super::domain::{self, Domain};
+use super::domain::{self, Domain, Job};
 use crate::base::error::describe_io;
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::source::program::Program;
+use crate::source::scratch::{self, Folder};
 
 const VIRSH: Program = Program { name: "virsh", package: "libvirt-clients" };
 const SHELL: Program = Program { name: "sh", package: "dash" };
@@ -88,19 +89,28 @@ pub(super) struct Virsh {
     domain: String,
 }
 
-/// A backup job of a domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Job {
-    /// `None` if it has another transport.
-    pub socket: Option<PathBuf>,
-}
-
 impl Job {
     /// The name of the backup point, if backy has begun it.
     pub(super) fn name(&self) -> Option<MarkName> {
-        let folder = self.socket.as_deref()?.parent()?;
-        folder.file_name()?.to_str()?.parse().ok()
+        name_of(self.socket.as_deref()?)
     }
+
+    /// Where the disks are served, if backy has begun it: below which folder for scratch files.
+    pub(super) fn served_in(&self) -> Option<(&Path, Folder)> {
+        let scratch = self.socket.as_deref()?.parent()?.parent()?;
+        Some((scratch, Folder::of(scratch, self.name()?)))
+    }
+
+    /// Whether backups of backy read from it.
+    pub(super) fn is_in_use(&self) -> bool {
+        let ours = self.socket.iter().chain(&self.scratch).filter(|path| name_of(path).is_some());
+        ours.filter_map(|path| path.parent()).any(scratch::is_in_use)
+    }
+}
+
+/// The backup point that a path in its folder belongs to.
+fn name_of(path: &Path) -> Option<MarkName> {
+    path.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
 impl Virsh {
@@ -158,6 +168,11 @@ impl Virsh {
         self.ask("checkpoint-create", &words).map(drop)
     }
 
+    /// Makes a checkpoint, with a bitmap that records from now on.
+    pub(super) fn create(&self, checkpoint: &Request) -> Answer<()> {
+        self.ask("checkpoint-create", &[checkpoint.as_option("xmlfile")]).map(drop)
+    }
+
     /// Deletes a checkpoint with its bitmap; that of a domain without a QEMU, or one whose bitmap is gone, by itself.
     pub(super) fn delete(&self, name: MarkName, is_active: bool) -> Answer<()> {
         let word = named("checkpointname", name);
@@ -173,7 +188,7 @@ impl Virsh {
     /// The backup job of the domain.
     pub(super) fn job(&self) -> Answer<Option<Job>> {
         match self.ask("backup-dumpxml", &[]) {
-            Ok(xml) => Ok(Some(Job { socket: domain::job_socket(&xml)? })),
+            Ok(xml) => domain::job(&xml).map(Some),
             Err(why) if why.contains(NO_JOB) => Ok(None),
             Err(why) => Err(why),
         }
@@ -240,7 +255,8 @@ mod tests {
             archive: ArchiveId::new(Timestamp::UNIX_EPOCH),
             revision: RevisionId::new(Timestamp::UNIX_EPOCH),
         };
-        let job = |socket: Option<&str>| Job { socket: socket.map(PathBuf::from) };
+        let job =
+            |socket: Option<&str>| Job { socket: socket.map(Into::into), scratch: Vec::new() };
         assert_eq!(job(Some(&format!("/var/tmp/{name}/nbd"))).name(), Some(name));
         for other in [None, Some("/var/tmp/virtnbdbackup.1"), Some("nbd"), Some("/")] {
             assert_eq!(job(other).name(), None, "{other:?}");

@@ -25,7 +25,7 @@ use crate::base::mark::{ArchiveId, MarkName};
 use crate::source::nbd::NbdSource;
 use crate::source::program::QEMU_IMG;
 use crate::source::running::Point;
-use crate::source::scratch::{self, Folder, Space};
+use crate::source::scratch::{self, Folder, InUse};
 use crate::source::served::Server;
 
 /// How long a job, an export or a program may take to end.
@@ -47,7 +47,7 @@ pub(super) struct QmpPoint {
     name: MarkName,
     /// `None` once it is ended.
     nbd: Option<NbdSource>,
-    space: Space,
+    in_use: InUse,
     maker: Maker,
 }
 
@@ -92,7 +92,7 @@ impl QmpPoint {
         (name, since): (MarkName, Option<MarkName>),
     ) -> Result<Self, String> {
         let folder = place.folder(name);
-        let space = make(&folder, monitor, node.size_bytes())?;
+        let in_use = make(&folder, monitor, node.size_bytes())?;
         let path = path_text(&folder.socket())?.to_owned();
         let address = json!({"addr": {"type": "unix", "data": {"path": path}}});
         if let Err(why) = monitor.run("nbd-server-start", address) {
@@ -133,13 +133,13 @@ impl QmpPoint {
                             "name": name.to_string(), "bitmaps": bitmaps});
         monitor.run("block-export-add", export)?;
         let nbd = folder.connect(&name.to_string(), since.map(|_| changed))?;
-        Ok(QmpPoint { place: place.clone(), name, nbd: Some(nbd), space, maker: Maker::this() })
+        Ok(QmpPoint { place: place.clone(), name, nbd: Some(nbd), in_use, maker: Maker::this() })
     }
 }
 
 impl Point for QmpPoint {
     fn check_space(&self) -> Result<(), String> {
-        self.space.check()
+        self.in_use.check()
     }
 
     fn check_whole(&self) -> Result<(), String> {
@@ -285,8 +285,8 @@ fn path_text(path: &Path) -> Result<&str, String> {
 }
 
 /// Makes the folder with an empty scratch file, for the user who runs QEMU.
-fn make(folder: &Folder, monitor: &Monitor, size_bytes: u64) -> Result<Space, String> {
-    let space = folder.make(size_bytes)?;
+fn make(folder: &Folder, monitor: &Monitor, size_bytes: u64) -> Result<InUse, String> {
+    let in_use = folder.make(size_bytes)?;
     let words = [
         "create".into(),
         "-q".into(),
@@ -300,5 +300,5 @@ fn make(folder: &Folder, monitor: &Monitor, size_bytes: u64) -> Result<Space, St
         .owner()
         .map_err(|error| format!("cannot tell who runs QEMU: {}", describe_io(&error)))?;
     folder.give(owner)?;
-    Ok(space)
+    Ok(in_use)
 }

@@ -45,6 +45,7 @@ use crate::source::{Source, Tracker};
 use make::{Failed, Making};
 use prepare::prepare;
 
+pub use crate::source::Meeting;
 pub use plan::{BackupPlan, pins_scheduled, plan};
 pub use request::{BackupOutcome, BackupRequest, BackupSource, OpenSource};
 pub(crate) use room::estimate_for;

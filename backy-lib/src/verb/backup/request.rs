@@ -9,7 +9,7 @@ use crate::archive::{Archive, ArchiveWriter};
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::Event;
 use crate::policy::config::{Config, SourceAddress};
-use crate::source::{DeviceSource, Opened, Source};
+use crate::source::{DeviceSource, Meeting, Opened, Source};
 use crate::storage::FileName;
 use crate::verb::caller::{Caller, interrupted};
 
@@ -57,6 +57,9 @@ pub struct BackupRequest<'s> {
     pub source: BackupSource<'s>,
     /// When, and how.
     pub options: BackupOptions,
+    /// The backups of other disks of the same machine that are read as they were at the same moment; `None` if there
+    /// are none.
+    pub meeting: Option<Meeting>,
 }
 
 impl<'s> BackupRequest<'s> {
@@ -105,7 +108,7 @@ impl<'s> BackupRequest<'s> {
         guard: impl FnOnce() -> Result<Vec<OsString>>,
         caller: &Caller<'_>,
     ) -> Result<BackupOutcome> {
-        let BackupRequest { source, options } = self;
+        let BackupRequest { source, options, meeting } = self;
         let archive = archive.trusted()?;
         source.check_no_copy(&archive)?;
         let plan = archive.plan_backup(&options, caller.clock)?;
@@ -124,7 +127,7 @@ impl<'s> BackupRequest<'s> {
             return Ok(BackupOutcome::Running);
         };
         let mut hooks = writer.hooks(|config| source.path(config), guard)?;
-        let open = |archive: &Archive| source.open(archive);
+        let open = |archive: &Archive| source.open(archive, meeting);
         let made = writer.backup_from(open, &mut hooks, &options, caller.clock, caller.observer)?;
         Ok(made.map_or(BackupOutcome::JustMade, |report| BackupOutcome::Made(report.into())))
     }
@@ -194,9 +197,9 @@ impl<'s> BackupSource<'s> {
         }
     }
 
-    fn open(self, archive: &Archive) -> Result<Opened<'s>> {
+    fn open(self, archive: &Archive, meeting: Option<Meeting>) -> Result<Opened<'s>> {
         match self {
-            BackupSource::Config => archive.open_tracked(),
+            BackupSource::Config => archive.open_meeting(meeting),
             BackupSource::Path(path) => archive.open_device(&path).map(Opened::untracked),
             BackupSource::Other(open) => open(archive),
         }

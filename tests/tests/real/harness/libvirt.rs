@@ -21,7 +21,10 @@ const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/libvirt");
 /// The name of the domain.
 pub(crate) const NODE: &str = "mynode";
 
-/// Size of each of its disks: `vda`, which is in qcow2, and `vdb`, which is not.
+/// Its disks, and the formats of their images.
+const DISKS: [(&str, &str); 3] = [("vda", "qcow2"), ("vdb", "raw"), ("vdc", "qcow2")];
+
+/// Size of each of them.
 pub(crate) const DISK_BYTES: u64 = 16 << 20;
 
 pub(crate) struct Libvirt {
@@ -54,7 +57,7 @@ impl Libvirt {
         fs::create_dir(libvirt.path("scratch")).expect("make a folder");
         let everybody = fs::Permissions::from_mode(0o1777);
         fs::set_permissions(libvirt.path("scratch"), everybody).expect("as /var/tmp");
-        for (disk, format) in [("vda", "qcow2"), ("vdb", "raw")] {
+        for (disk, format) in DISKS {
             let create = ["create", "-q", "-f", format];
             let mut qemu_img = Command::new("qemu-img");
             works(qemu_img.args(create).arg(libvirt.path(disk)).arg(DISK_BYTES.to_string()));
@@ -132,7 +135,7 @@ impl Libvirt {
 
     /// A command of `qemu-io`, as the guest.
     pub(crate) fn guest(&self, disk: &str, command: &str) -> Output {
-        let number = if disk == "vda" { 0 } else { 1 };
+        let number = DISKS.iter().position(|(name, _)| *name == disk).expect("a disk");
         let line = format!(
             "qemu-io -d /machine/peripheral/virtio-disk{number}/virtio-backend \"{command}\""
         );
@@ -142,7 +145,7 @@ impl Libvirt {
     /// A disk as it is now: of a domain that does not run by `qemu-img`, else by the guest.
     pub(crate) fn disk(&self, disk: &str) -> Vec<u8> {
         let copy = self.path("copy");
-        let format = if disk == "vda" { "qcow2" } else { "raw" };
+        let (_, format) = DISKS.iter().find(|(name, _)| *name == disk).expect("a disk");
         let convert = ["convert", "-U", "-f", format, "-O", "raw"];
         // What is not flushed is not in the file.
         if self.machine().is_some() {
@@ -181,9 +184,8 @@ impl Libvirt {
         format!(
             "<domain type='qemu'><name>{NODE}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><devices>\
-             <emulator>/usr/bin/qemu-system-x86_64</emulator>{}{}</devices></domain>",
-            disk("vda", "qcow2"),
-            disk("vdb", "raw")
+             <emulator>/usr/bin/qemu-system-x86_64</emulator>{}</devices></domain>",
+            DISKS.map(|(name, format)| disk(name, format)).concat()
         )
     }
 }

@@ -42,7 +42,7 @@ fn what_keeps_a_disk_of_a_domain_from_being_read_is_reported() {
             "libvirt:other",
             &["libvirt:other/vda", "failed to get domain 'other'"][..],
         ),
-        ("/vda\"", "/vdx\"", &["the domain has no disk 'vdx'; it has vda, vdb"]),
+        ("/vda\"", "/vdx\"", &["the domain has no disk 'vdx'; it has vda, vdb, vdc"]),
         (&scratch, "scratch = \"/nonexistent\"", &["cannot use /nonexistent for the scratch file"]),
         (&scratch, "scratch = \"/proc\"", &["/proc has too little space", "at least 16.0 MiB"]),
         (&scratch, &private, &["Permission denied"]),
