@@ -154,8 +154,10 @@ impl JobProcess {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells it what happens in its meeting. One that does not listen is told nothing more.
+    /// Tells it what happens in its meeting. One that does not listen is told nothing more. While it waited, it was not
+    /// to make progress.
     pub(super) fn tell(&self, reply: &Reply) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).at = Instant::now();
         if let Some(stream) = &self.meeting
             && meeting::write(stream, reply).is_err()
         {

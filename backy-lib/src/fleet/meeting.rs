@@ -4,6 +4,7 @@
 //! A pure state machine: what the processes say goes in, and what to tell them comes out. [`crate::source::meeting`]
 //! has the other side. Only one of them reads at a time, so that together they take one place among the jobs.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::source::meeting::{Participant, Reply, Word};
@@ -59,9 +60,9 @@ impl Meeting {
         match (word, &state) {
             (Word::Arrived(participant), Member::Coming) => {
                 self.since.get_or_insert(now);
-                let is_over = self.stage == Stage::Over;
-                told.extend((is_over && participant.is_some()).then_some((member, Reply::Apart)));
-                *state = match is_over {
+                let is_late = self.stage != Stage::Gathering;
+                told.extend((is_late && participant.is_some()).then_some((member, Reply::Apart)));
+                *state = match is_late {
                     true => Member::Waiting { shares: false },
                     false => Member::Ready(participant),
                 };
@@ -152,6 +153,16 @@ impl Meeting {
     }
 
     fn gather(&mut self, told: &mut Told) {
+        let mut targets = BTreeSet::new();
+        for (at, state) in self.members.iter_mut().enumerate() {
+            // A disk that two archives back up has one bitmap in a point.
+            if let Member::Ready(Some(participant)) = state
+                && !targets.insert(participant.target.clone())
+            {
+                told.push((at, Reply::Apart));
+                *state = Member::Waiting { shares: false };
+            }
+        }
         let ready = self.members.iter().enumerate().filter_map(|(at, state)| match state {
             Member::Ready(Some(participant)) => Some((at, participant.clone())),
             _ => None,
@@ -223,6 +234,21 @@ mod tests {
         }
     }
 
+    /// Of two archives of one disk, the second one has a point of its own, after the others.
+    #[test]
+    fn a_disk_is_in_a_point_once() {
+        let mut meeting = Meeting::new(3);
+        let now = Duration::ZERO;
+        let same = Participant { target: disk(0).target, ..disk(1) };
+        meeting.hear(0, Word::Arrived(Some(disk(0))), now);
+        meeting.hear(1, Word::Arrived(Some(same)), now);
+        let told = meeting.hear(2, Word::Arrived(Some(disk(2))), now);
+        assert_eq!(told, [(1, Reply::Apart), (0, Reply::Begin(vec![disk(0), disk(2)]))]);
+        assert_eq!(meeting.hear(0, Word::Begun(begun(0)), now), [(2, Reply::Begun(begun(0)))]);
+        assert_eq!(meeting.hear(0, Word::Left, now), [(2, Reply::Turn)]);
+        assert_eq!(meeting.hear(2, Word::Left, now), [(1, Reply::Turn)]);
+    }
+
     /// Who comes too late does not keep the others, and is alone.
     #[test]
     fn nobody_waits_long_for_one_that_does_not_come() {
@@ -231,8 +257,9 @@ mod tests {
         meeting.hear(1, Word::Arrived(Some(disk(1))), Duration::ZERO);
         assert_eq!(meeting.tick(TO_MEET - Duration::from_secs(1)), []);
         assert_eq!(meeting.tick(TO_MEET), [(0, Reply::Begin(vec![disk(0), disk(1)]))]);
-        meeting.hear(0, Word::Begun(begun(0)), TO_MEET);
         assert_eq!(meeting.hear(2, Word::Arrived(Some(disk(2))), TO_MEET), [(2, Reply::Apart)]);
+        let told = meeting.hear(0, Word::Begun(begun(0)), TO_MEET);
+        assert_eq!(told, [(1, Reply::Begun(begun(0)))]);
         assert!(meeting.is_waiting(2) && meeting.is_waiting(1) && !meeting.is_waiting(0));
         meeting.hear(0, Word::Left, TO_MEET);
         assert_eq!(meeting.hear(1, Word::Left, TO_MEET), [(2, Reply::Turn)]);

@@ -288,7 +288,7 @@ fn end(virsh: &Virsh, folder: &Folder) -> Answer<()> {
 }
 
 /// Ends a job if backy has begun it, for whichever archive, and no process of backy reads from it any more. Returns
-/// whether it has ended.
+/// whether it has done that.
 ///
 /// Processes do this one at a time: otherwise the second could end another job, which has just begun.
 fn abandon(virsh: &Virsh, job: &Job) -> Answer<bool> {
@@ -296,10 +296,7 @@ fn abandon(virsh: &Virsh, job: &Job) -> Answer<bool> {
         return Ok(false);
     };
     let _ending = Ending::begin(scratch)?;
-    if virsh.job()?.as_ref() != Some(job) {
-        return Ok(true);
-    }
-    if job.is_in_use() {
+    if virsh.job()?.as_ref() != Some(job) || job.is_in_use() {
         return Ok(false);
     }
     virsh.abort()?;

@@ -248,7 +248,7 @@ fn disks_without_a_point_for_all_are_backed_up_nevertheless() {
     // The request without earlier checkpoints is refused as well.
     let script = script.replace(r#"&& mkdir "$0.once" 2>/dev/null"#, "");
     let stand_ins = StandIns::new().with("virsh", &script);
-    let output = scene.run(&["-v"], &[stand_ins.first()]);
+    let output = scene.run(&[], &[stand_ins.first()]);
     let said = words(&output);
     assert!(output.status.success(), "{said}");
     assert!(
