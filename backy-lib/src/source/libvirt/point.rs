@@ -274,6 +274,10 @@ pub(super) fn end_all(machine: &LibvirtMachine, archive: ArchiveId) -> Answer<bo
         let folder = Folder::of(scratch, name);
         // Others may still read from a point that was begun here.
         if job.as_ref().and_then(|job| job.socket.as_ref()) != Some(&folder.socket()) {
+            // A libvirtd that was killed while it began or ended a job has forgotten what QEMU still serves.
+            if job.is_none() && folder.is_served() {
+                virsh.stop_serving()?;
+            }
             folder.remove()?;
         }
     }

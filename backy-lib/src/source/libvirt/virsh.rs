@@ -228,6 +228,12 @@ impl Virsh {
         self.ask("domjobabort", &[]).map(drop)
     }
 
+    /// Has QEMU serve nothing by NBD any more. libvirt has no command for that.
+    pub(super) fn stop_serving(&self) -> Answer<()> {
+        let stop = r#"--cmd={"execute":"nbd-server-stop"}"#;
+        self.ask("qemu-monitor-command", &[stop.into()]).map(drop)
+    }
+
     fn ask(&self, command: &str, words: &[OsString]) -> Answer<String> {
         let mut all: Vec<OsString> = ["--quiet", command].map(Into::into).into();
         all.push(format!("--domain={}", self.domain).into());

@@ -1,6 +1,7 @@
 //! backy, QEMU or libvirtd killed at each command: what is left of the backup is removed by the next one.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Pid;
 use serde_json::Value;
@@ -66,6 +67,28 @@ fn a_backup_without_libvirt_fails_and_leaves_nothing() {
         host.boot();
     };
     without(kill, recover, |hints| hints["since"].is_string());
+}
+
+/// A libvirtd that was killed while it ended a job may have left QEMU serving the disk: the next backup ends that.
+#[test]
+fn what_qemu_still_serves_for_a_backup_is_ended() {
+    let Some(mut scene) = Scene::new("vda") else { return };
+    scene.backup();
+    let [mark] = scene.host.checkpoints().try_into().expect("one checkpoint");
+    let folder = scene.host.path("scratch").join(mark);
+    fs::create_dir(&folder).expect("make a folder");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("let QEMU in");
+    let socket = folder.join("nbd");
+    let start = format!(
+        r#"{{"execute":"nbd-server-start","arguments":{{"addr":{{"type":"unix","data":{{"path":"{}"}}}}}}}}"#,
+        text(&socket)
+    );
+    scene.host.ask(&["qemu-monitor-command", NODE, &start]);
+    assert!(socket.exists(), "QEMU does not serve");
+    scene.write("2M", "1000", 3);
+    let (hints, _) = scene.backup();
+    assert!(hints["since"].is_string(), "{hints}");
+    scene.site.check_at_rest();
 }
 
 /// Backups, each with a process killed at a call of `virsh`, until there is no such call any more.
