@@ -28,7 +28,7 @@ pub const MEETING_MARK: &str = "--fleet-meeting";
 pub const PROGRESS: &str = "progress";
 /// Only backy itself reports to the service manager.
 const NOTIFY: &str = "NOTIFY_SOCKET";
-/// How long a process may take to read what it is told.
+/// How long a process may take to read a reply of its meeting.
 const TO_TELL: Duration = Duration::from_secs(1);
 /// A longer line is no message.
 const MOST_LINE_BYTES: u64 = 1 << 20;
@@ -97,7 +97,7 @@ struct Line {
 /// A running job.
 pub(super) struct JobProcess {
     child: Child,
-    /// To tell it what happens in its meeting.
+    /// For the replies of its meeting.
     meeting: Option<UnixStream>,
     progress: Arc<Mutex<Progress>>,
 }
@@ -154,8 +154,8 @@ impl JobProcess {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells it what happens in its meeting. One that does not listen is told nothing more. While it waited, it was not
-    /// to make progress.
+    /// Sends a reply of its meeting. One that does not read it gets no more. A reply counts as progress: before it, the
+    /// process may have had to wait.
     pub(super) fn tell(&self, reply: &Reply) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).at = Instant::now();
         if let Some(stream) = &self.meeting
@@ -222,7 +222,7 @@ fn attend(outputs: Outputs, progress: &Mutex<Progress>, report: &(impl Fn(Report
     report(Report::Closed { failure, printed });
 }
 
-/// Passes on what a process says to its meeting. One that says anything else is told nothing more.
+/// Passes on what a process says to its meeting. One that says anything else gets no more replies.
 fn listen(stream: UnixStream, mut sink: impl FnMut(Word)) {
     let mut stream = BufReader::new(stream);
     while let Ok(Some(word)) = meeting::read(&mut stream) {

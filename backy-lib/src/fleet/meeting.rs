@@ -1,7 +1,7 @@
 //! Backups that meet, seen from the run that started them: whose disk is ready, who begins the backup point for all,
 //! and whose turn it is to read.
 //!
-//! A pure state machine: what the processes say goes in, and what to tell them comes out. [`crate::source::meeting`]
+//! A pure state machine: what the processes say goes in, and the replies come out. [`crate::source::meeting`]
 //! has the other side. Only one of them reads at a time, so that together they take one place among the jobs.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::source::meeting::{Participant, Reply, Word};
 
 /// How long those who are ready wait for the others.
-pub(super) const TO_MEET: Duration = Duration::from_secs(10 * 60);
+const TO_MEET: Duration = Duration::from_secs(10 * 60);
 
 /// Backups that meet. Each is known by its position.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ enum Stage {
     Over,
 }
 
-/// What is to be told, and to whom.
+/// Replies, and which process gets each.
 pub(super) type Told = Vec<(usize, Reply)>;
 
 impl Meeting {
@@ -284,7 +284,7 @@ mod tests {
         ]
     }
 
-    /// Processes that do what is told them.
+    /// Processes that do what the replies say.
     struct Played<'a> {
         meeting: Meeting,
         fates: &'a [Fate],
@@ -294,7 +294,7 @@ mod tests {
     }
 
     impl Played<'_> {
-        /// Nobody is told to read while another one does.
+        /// Nobody may read while another one does.
         fn take(&mut self, told: Told) {
             for (at, reply) in told {
                 let may_read = matches!(reply, Reply::Turn);

@@ -70,7 +70,7 @@ pub(crate) enum Word {
     Left,
 }
 
-/// What it is told.
+/// What the run replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Reply {
