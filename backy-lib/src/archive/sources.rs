@@ -67,7 +67,7 @@ impl Archive {
                 NbdSource::open(&address, &NbdOptions::default()).map(Opened::untracked)
             }
             Some(SourceAddress::Rbd(address)) if config.hooks.snapshot.is_none() => {
-                rbd::open(address)
+                rbd::open(address, config.tracking.fast_diff)
             }
             Some(SourceAddress::Thin(address)) if config.hooks.snapshot.is_none() => {
                 thin::open(address)

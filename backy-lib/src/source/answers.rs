@@ -1,6 +1,6 @@
 //! What other programs answer to a source, read as it is: for tests that answer anything.
 
-use super::{hint_program, libvirt, qcow2, qmp, rbd, running, thin};
+use super::{hint_program, libvirt, qcow2, qmp, rbd, reflink, running, thin};
 use crate::base::extent::Extent;
 
 /// The size of the image, volume or source that something is printed of.
@@ -16,6 +16,9 @@ pub fn read(command: &str, printed: &[u8]) -> Option<Result<(), String>> {
     let read = match command {
         "qemu-img info" => qcow2::read_answer(printed),
         "query" => qmp::read_answer(printed),
+        "btrfs send" => {
+            reflink::read_differences(printed, SIZE_BYTES).map(|all| check([all, vec![]]))
+        }
         "rbd diff" => rbd::read_difference(printed, SIZE_BYTES).map(check),
         "thin_delta" => thin::read_difference(printed, SIZE_BYTES).map(check),
         "lvs" => thin::read_answer(printed),

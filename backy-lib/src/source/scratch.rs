@@ -1,9 +1,11 @@
 //! The folder of a backup point of a virtual machine: QEMU copies what the guest overwrites to a scratch file there,
 //! and serves the disk at a socket beside it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -41,6 +43,9 @@ const TO_LOCK: Duration = Duration::from_secs(2 * 60);
 
 /// How often to look whether they have.
 const TICK: Duration = Duration::from_millis(20);
+
+/// `__SO_ACCEPTCON`: a socket that takes connections; `linux/net.h`.
+const ACCEPTS: u32 = 1 << 16;
 
 /// How long our own server may take to accept a connection.
 const TO_CONNECT: Duration = Duration::from_secs(10);
@@ -139,9 +144,9 @@ impl Folder {
         })
     }
 
-    /// Whether somebody listens at the socket.
+    /// Whether somebody listens at the socket, also if its file is gone.
     pub(super) fn is_served(&self) -> bool {
-        self.open().is_ok()
+        self.open().is_ok() || listening().any(|path| path == self.socket())
     }
 
     fn open(&self) -> io::Result<UnixStream> {
@@ -176,6 +181,32 @@ pub(super) fn names(scratch: &Path, archive: ArchiveId) -> Result<Vec<MarkName>,
     };
     let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(names.filter(|name: &MarkName| name.archive == archive).collect())
+}
+
+/// The names of the points of an archive at whose socket somebody listens, also if their folder is gone.
+pub(super) fn served(scratch: &Path, archive: ArchiveId) -> Vec<MarkName> {
+    let folders = listening().filter(|path| path.ends_with(SOCKET));
+    let folders = folders.filter_map(|path| path.parent().map(Path::to_owned));
+    let names = folders.filter(|folder| folder.parent() == Some(scratch)).filter_map(|folder| {
+        folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok())
+    });
+    names.filter(|name: &MarkName| name.archive == archive).collect()
+}
+
+/// The paths of all sockets at which somebody listens; `/proc/net/unix` of proc(5).
+fn listening() -> impl Iterator<Item = PathBuf> {
+    let listed = fs::read("/proc/net/unix").unwrap_or_default();
+    let lines: Vec<PathBuf> = listed.split(|byte| *byte == b'\n').filter_map(listens_at).collect();
+    lines.into_iter()
+}
+
+/// Of a line: number, references, protocol, flags, type, state, inode, path.
+fn listens_at(line: &[u8]) -> Option<PathBuf> {
+    let start = line.windows(2).position(|pair| pair == b" /")? + 1;
+    let (fields, path) = line.split_at_checked(start)?;
+    let flags = std::str::from_utf8(fields).ok()?.split_whitespace().nth(3)?;
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    (flags & ACCEPTS != 0).then(|| PathBuf::from(OsStr::from_bytes(path)))
 }
 
 /// Whether a process of backy uses the folder of a point, whichever archive's. That of a process that was killed, and
@@ -282,4 +313,37 @@ fn check_free(folder: &Path, expected: u64) -> Result<(), String> {
         display_size(free),
         display_size(expected)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::base::revision::RevisionId;
+
+    /// Who listens at the socket of a point is found, also when its folder is gone; connections to it do not count, nor
+    /// what is called otherwise.
+    #[test]
+    fn who_still_listens_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let scratch = place.path().join("a b");
+        let time = Timestamp::from_second(1).unwrap();
+        let [archive, other] = [1, 2].map(|_| ArchiveId::new(time));
+        let name = MarkName { archive, revision: RevisionId::new(time) };
+        let folder = Folder::of(&scratch, name);
+        assert!(!folder.is_served());
+        fs::create_dir_all(&folder.path).unwrap();
+        let listener = UnixListener::bind(folder.socket()).unwrap();
+        let _connected = folder.open().unwrap();
+        let _accepted = listener.accept().unwrap();
+        fs::remove_dir_all(&folder.path).unwrap();
+        assert!(folder.is_served());
+        assert_eq!(served(&scratch, archive), [name]);
+        assert_eq!((served(&scratch, other), served(place.path(), archive)), (vec![], vec![]));
+        drop(listener);
+        assert!(!folder.is_served() && served(&scratch, archive).is_empty());
+    }
 }

@@ -43,6 +43,11 @@ pub trait Tracker {
         Ok(())
     }
 
+    /// What there is to say about the last mark that is no doubt: one sentence, or `None`.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Why it cannot make marks here at all, as far as that can be told without making one: one sentence, or `None`.
     fn obstacle(&self) -> Option<String> {
         None

@@ -119,6 +119,7 @@ fn written(config: &Config) -> String {
     let _ = writeln!(text, "[tracking]\nmode = \"{mode}\"\nverify_within = \"{within}s\"");
     let _ = writeln!(text, "scratch = {}", written_path(&config.tracking.scratch));
     let _ = writeln!(text, "quiesce = \"{}\"", config.tracking.quiesce.as_str());
+    let _ = writeln!(text, "fast_diff = {}", config.tracking.fast_diff);
     write_command(&mut text, "command", config.tracking.command.as_ref());
     write_monitoring(&mut text, &config.monitoring);
     text

@@ -3,6 +3,7 @@
 //!
 //! All parts share one cluster, which takes some seconds to start.
 
+mod fast_diff;
 mod killed;
 mod refused;
 
@@ -171,6 +172,7 @@ fn images_of_a_cluster_are_backed_up() {
         scope.spawn(|| {
             what_is_not_the_same_is_a_doubt(cluster);
             no_object_map_is_believed(cluster);
+            fast_diff::object_maps_are_believed_on_request(cluster);
         });
         every_way_to_change_an_image_is_noticed(cluster);
         clones_are_read_with_what_is_below(cluster);
@@ -376,20 +378,7 @@ fn no_object_map_is_believed(cluster: &Cluster) {
     assert!(info["flags"].to_string().contains("object map invalid"), "{info}");
     let mut scene = Scene::new(cluster, "lie");
     scene.backup();
-    let info = scene.json(&["info", "--format=json", "%"]);
-    // A write to an object, with the right snapshots, but past the map.
-    let list = scene.json(&["snap", "ls", "--format=json", "%"]);
-    let id = &list[0]["id"];
-    let object = format!("{}.{:016x}", info["block_name_prefix"].as_str().expect("a name"), 1);
-    let script = "import rados, sys\n\
-        cluster = rados.Rados(conffile=sys.argv[1]); cluster.connect()\n\
-        pool = cluster.open_ioctx(sys.argv[2])\n\
-        pool.set_self_managed_snap_write([int(sys.argv[3])])\n\
-        pool.write(sys.argv[4], b'past the map', 2000000)\n";
-    let conf = cluster.conf();
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", script, text(&conf), POOL, &id.to_string(), &object]);
-    works(&mut python);
+    write_past_the_map(&scene, 1);
     let before = scene.the_snapshot();
     scene.rbd(&["snap", "create", "--no-progress", "%@lie"]);
     let since = before.split_once('@').expect("a snapshot").1;
@@ -402,6 +391,23 @@ fn no_object_map_is_believed(cluster: &Cluster) {
     let (hints, read) = scene.backup();
     assert!(hints["since"].is_string() && (1..=few).contains(&read), "{read}: {hints}");
     scene.site.check_at_rest();
+}
+
+/// A write to one of the objects of the image, with the right snapshots.
+fn write_past_the_map(scene: &Scene<'_>, object: u64) {
+    let info = scene.json(&["info", "--format=json", "%"]);
+    let list = scene.json(&["snap", "ls", "--format=json", "%"]);
+    let id = &list[0]["id"];
+    let object = format!("{}.{object:016x}", info["block_name_prefix"].as_str().expect("a name"));
+    let script = "import rados, sys\n\
+        cluster = rados.Rados(conffile=sys.argv[1]); cluster.connect()\n\
+        pool = cluster.open_ioctx(sys.argv[2])\n\
+        pool.set_self_managed_snap_write([int(sys.argv[3])])\n\
+        pool.write(sys.argv[4], b'past the map', 2000000)\n";
+    let conf = scene.cluster.conf();
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", script, text(&conf), POOL, &id.to_string(), &object]);
+    works(&mut python);
 }
 
 /// What is written while a backup reads is not in its revision, with and without a mark.

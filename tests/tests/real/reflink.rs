@@ -1,6 +1,8 @@
 //! Files on XFS and btrfs that are backed up by clones: whatever happens to a file and its clones, revisions are what
 //! the file held, and only what may have changed is read.
 
+mod compressed;
+
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;

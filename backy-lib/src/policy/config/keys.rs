@@ -69,7 +69,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 39] = [
+pub const KEYS: [Key; 40] = [
     key(
         "",
         "include",
@@ -270,6 +270,14 @@ pub const KEYS: [Key; 39] = [
         "For a source \"libvirt:DOMAIN/DISK\" that runs. \"auto\": the guest agent freezes the file systems of the \
          guest for the moment of the backup, if it is connected. \"off\": it does not. \"require\": without the agent \
          there is no backup.",
+    ),
+    key(
+        "tracking",
+        "fast_diff",
+        "true",
+        Some("false"),
+        "For a source \"rbd:POOL/IMAGE\". true: Ceph looks up in the object map which objects have changed, and a \
+         backup reads these whole. false: Ceph asks each object, and a backup reads only the bytes that have changed.",
     ),
     key(
         "tracking",

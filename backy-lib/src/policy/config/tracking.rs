@@ -67,6 +67,8 @@ pub struct Tracking {
     pub scratch: PathBuf,
     /// Whether the file systems of its guest are frozen.
     pub quiesce: Quiesce,
+    /// Whether the object map of an image of Ceph RBD is believed about which of its objects have changed.
+    pub fast_diff: bool,
     /// The program that keeps marks for a source that does not, and knows what has changed.
     pub command: Option<HookCommand>,
 }
@@ -78,6 +80,7 @@ impl Default for Tracking {
             verify_within: SignedDuration::from_hours(30 * 24),
             scratch: "/var/tmp".into(),
             quiesce: Quiesce::default(),
+            fast_diff: false,
             command: None,
         }
     }
@@ -90,6 +93,7 @@ pub(super) struct RawTracking {
     verify_within: Option<Spanned<String>>,
     scratch: Option<Spanned<String>>,
     quiesce: Option<Spanned<String>>,
+    fast_diff: Option<bool>,
     command: Option<Spanned<RawCommand>>,
 }
 
@@ -130,6 +134,7 @@ pub(super) fn check(
         verify_within: within.transpose()?.unwrap_or(default.verify_within),
         scratch: scratch.transpose()?.unwrap_or(default.scratch),
         quiesce: quiesce.unwrap_or(default.quiesce),
+        fast_diff: raw.fast_diff.unwrap_or(default.fast_diff),
         command: check_program(raw.command.as_ref(), source, hooks)?,
     })
 }

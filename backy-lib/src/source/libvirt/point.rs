@@ -270,15 +270,16 @@ pub(super) fn end_all(machine: &LibvirtMachine, archive: ArchiveId) -> Answer<bo
     {
         job = None;
     }
-    for name in scratch::names(scratch, archive)? {
+    let names =
+        scratch::names(scratch, archive)?.into_iter().chain(scratch::served(scratch, archive));
+    for name in names {
         let folder = Folder::of(scratch, name);
         // Others may still read from a point that was begun here.
         if job.as_ref().and_then(|job| job.socket.as_ref()) != Some(&folder.socket()) {
-            // A libvirtd that was killed while it began or ended a job has forgotten what QEMU still serves.
-            if job.is_none() && folder.is_served() {
-                virsh.stop_serving()?;
+            match job {
+                None => clear(virsh, &folder)?,
+                Some(_) => folder.remove()?,
             }
-            folder.remove()?;
         }
     }
     Ok(job.is_none())
@@ -312,8 +313,17 @@ fn abandon(virsh: &Virsh, job: &Job) -> Answer<bool> {
         }
         std::thread::sleep(TICK);
     }
-    folder.remove()?;
+    clear(virsh, &folder)?;
     Ok(true)
+}
+
+/// Removes the folder of a job that has ended. A libvirtd that was killed while it began or ended a job, or that has
+/// read of one when it was started again, may leave QEMU serving.
+fn clear(virsh: &Virsh, folder: &Folder) -> Answer<()> {
+    if folder.is_served() {
+        virsh.stop_serving()?;
+    }
+    folder.remove()
 }
 
 /// Waits while backy backs up another disk of the domain, or this one to another archive.

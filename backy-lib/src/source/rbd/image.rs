@@ -31,6 +31,8 @@ type Answer<T> = std::result::Result<T, String>;
 #[derive(Debug, Clone)]
 pub(super) struct Image {
     pub address: RbdAddress,
+    /// Whether its object map is believed.
+    pub fast_diff: bool,
 }
 
 impl Image {
@@ -51,7 +53,7 @@ impl Image {
     }
 
     /// What a snapshot has that an earlier one has not; without that, where it has data at all. Each object is looked
-    /// at: the object map, which would spare that, can be wrong.
+    /// at: the object map, which would spare that, can be wrong. Where it is believed, objects are listed whole.
     pub(super) fn difference(
         &self,
         since: Option<&str>,
@@ -60,6 +62,9 @@ impl Image {
     ) -> Answer<Difference> {
         let mut words = self.words();
         words.extend(["diff", "--format=json"].map(Into::into));
+        if self.fast_diff {
+            words.push("--whole-object".into());
+        }
         if let Some(since) = since {
             words.push(format!("--from-snap={since}").into());
         }
@@ -157,7 +162,7 @@ mod tests {
     use super::*;
 
     fn image(address: &str) -> Image {
-        Image { address: RbdAddress::parse(address).unwrap() }
+        Image { address: RbdAddress::parse(address).unwrap(), fast_diff: false }
     }
 
     /// QEMU gets the parts of the address, and Ceph's programs the same.

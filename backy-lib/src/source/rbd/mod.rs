@@ -2,8 +2,8 @@
 //! is that snapshot.
 //!
 //! What has changed between two snapshots, and where a snapshot has data, is asked of each object by `rbd diff`. The
-//! object map would spare that, but it can be wrong without knowing. What no `rbd diff` lists is a hole, and zero,
-//! whatever was reported about changes.
+//! object map would spare that, but it can be wrong without knowing: it is used only where the config says so. What no
+//! `rbd diff` lists is a hole, and zero, whatever was reported about changes.
 //!
 //! Ceph deletes the content of a snapshot soon after the snapshot, and what is gone reads as zeros. So it is looked up
 //! once more after it was read, or compared. It is known by its number: one that was made again under its name has
@@ -36,12 +36,12 @@ pub use crate::format::rbd_address::RbdAddress;
 /// What `source` is called in a manifest.
 pub(crate) const KIND: &str = "RBD image";
 
-/// Opens an image.
+/// Opens an image. With `fast_diff` its object map is believed.
 ///
 /// # Errors
 /// [`Error::Source`] if there is no such image, it cannot be reached, or it is empty.
-pub(crate) fn open(address: RbdAddress) -> Result<Opened<'static>> {
-    let image = Image { address };
+pub(crate) fn open(address: RbdAddress, fast_diff: bool) -> Result<Opened<'static>> {
+    let image = Image { address, fast_diff };
     let live_bytes = image.info().map_err(|why| image.error(&why))?.size_bytes;
     let shared = Arc::new(Shared { image, live_bytes, held: Slot::empty() });
     let source = Box::new(RbdSource { shared: Arc::clone(&shared) });
@@ -54,7 +54,7 @@ pub(crate) fn open(address: RbdAddress) -> Result<Opened<'static>> {
 /// # Errors
 /// [`Error::Source`] if there is no such image, or it cannot be reached.
 pub(crate) fn size_bytes(address: &RbdAddress) -> Result<u64> {
-    let image = Image { address: address.clone() };
+    let image = Image { address: address.clone(), fast_diff: false };
     let info = image.info().map_err(|why| image.error(&why))?;
     Ok(info.size_bytes)
 }

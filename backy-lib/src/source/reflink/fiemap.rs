@@ -63,6 +63,8 @@ const NO_EXTENT: RawExtent = RawExtent {
 pub(super) struct Files<'a> {
     pub(super) old: &'a File,
     pub(super) new: &'a File,
+    /// Whether parts of the new one are compressed or encrypted.
+    pub(super) is_encoded: bool,
 }
 
 impl Maps for Files<'_> {
@@ -71,7 +73,11 @@ impl Maps for Files<'_> {
     }
 
     fn of_new(&mut self, take: &mut dyn FnMut(Mapped) -> bool) -> io::Result<()> {
-        for_each(self.new, take)
+        let Files { new, is_encoded, .. } = self;
+        for_each(new, &mut |found| {
+            *is_encoded |= found.flags.0 & Flags::ENCODED != 0;
+            take(found)
+        })
     }
 }
 

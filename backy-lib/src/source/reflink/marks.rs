@@ -16,7 +16,7 @@ use crate::base::error::{Error, Result, describe_io};
 use crate::base::mark::{ArchiveId, MarkName};
 
 /// Permissions of a clone: nobody writes to it.
-const MODE: u32 = 0o400;
+pub(super) const MODE: u32 = 0o400;
 
 /// Why there is no clone, and where there would be.
 pub(super) const CANNOT_CLONE: &str =
@@ -24,8 +24,8 @@ pub(super) const CANNOT_CLONE: &str =
 
 /// The folder of a file.
 pub(super) struct Folder {
-    path: PathBuf,
-    fd: OwnedFd,
+    pub(super) path: PathBuf,
+    pub(super) fd: OwnedFd,
 }
 
 impl Folder {
@@ -128,19 +128,24 @@ impl Folder {
 
     /// The clones of an archive.
     pub(super) fn marks(&self, archive: ArchiveId) -> Result<Vec<MarkName>> {
-        let error = |errno: Errno| Error::io(&self.path, "list the folder")(errno.into());
-        let mut marks = Vec::new();
-        for entry in Dir::read_from(&self.fd).map_err(error)? {
-            let entry = entry.map_err(error)?;
-            let name = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
-            marks.extend(name.filter(|name: &MarkName| name.archive == archive));
-        }
-        Ok(marks)
+        let names = self.entries()?.into_iter().filter_map(|name| name.parse::<MarkName>().ok());
+        Ok(names.filter(|name| name.archive == archive).collect())
     }
 
-    /// Removes all clones of an archive but one.
+    /// What is in the folder, as far as its name is text.
+    pub(super) fn entries(&self) -> Result<Vec<String>> {
+        let error = |errno: Errno| Error::io(&self.path, "list the folder")(errno.into());
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            names.extend(entry.file_name().to_str().ok().map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// Removes all clones of an archive but one, and what they were compared in.
     pub(super) fn settle(&self, archive: ArchiveId, keep: Option<MarkName>) -> Result<()> {
-        let mut left = None;
+        let mut left = self.remove_subvolumes(archive).err();
         for name in self.marks(archive)?.into_iter().filter(|name| Some(*name) != keep) {
             if let Err(error) = self.remove(name) {
                 left.get_or_insert(error);

@@ -5,6 +5,7 @@
 //! meanwhile it keeps the blocks that it shares with nobody else. What the old and the new clone store at the same
 //! place on the disk is the same: a file system that clones does not overwrite a block that two files share
 //! (`extents::unchanged` has the conditions).
+//! Of what btrfs has compressed that place says too little: there root has `btrfs send` compare both clones.
 //!
 //! The clone belongs to whoever runs backy and has mode 0400. Its inode, size and time of change are in the bookmark,
 //! so that another file, or one that somebody has written to, is not taken for it.
@@ -13,6 +14,8 @@
 mod extents;
 mod fiemap;
 mod marks;
+mod send_stream;
+mod subvolumes;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -44,7 +47,7 @@ pub(crate) fn open(path: &Path, live: DeviceSource) -> Result<Opened<'static>> {
     let folder = Folder::above(&real)?;
     let shared = Arc::new(Shared { path: path.to_owned(), live, marked: OnceLock::new() });
     let source = Box::new(ReflinkSource { shared: Arc::clone(&shared) });
-    Ok(Opened { source, tracker: Some(Box::new(ReflinkTracker { shared, folder })) })
+    Ok(Opened { source, tracker: Some(Box::new(ReflinkTracker { shared, folder, note: None })) })
 }
 
 /// Checks that it is a file.
@@ -63,6 +66,15 @@ pub(crate) fn check(path: &Path, live: &DeviceSource) -> Result<()> {
 pub(crate) fn is_possible(path: &Path, live: &DeviceSource) -> bool {
     let folder = path.canonicalize().ok().and_then(|real| Folder::above(&real).ok());
     live.file().zip(folder).is_some_and(|(live, folder)| folder.can_clone(live))
+}
+
+/// What `btrfs send` has printed, for tests that print anything.
+#[cfg(feature = "testing")]
+pub(super) fn read_differences(
+    printed: &[u8],
+    size_bytes: u64,
+) -> std::result::Result<Vec<Extent>, String> {
+    send_stream::differences(printed, "image", size_bytes).map_err(|misread| misread.why)
 }
 
 struct Shared {
@@ -134,6 +146,8 @@ impl Source for ReflinkSource {
 struct ReflinkTracker {
     shared: Arc<Shared>,
     folder: Folder,
+    /// What there is to say about the comparison.
+    note: Option<String>,
 }
 
 impl ReflinkTracker {
@@ -172,17 +186,18 @@ impl ReflinkTracker {
 
     /// What has changed between two clones; or why that is not known.
     fn compare(
-        &self,
+        &mut self,
         (since, bookmark): (MarkName, &Bookmark),
-        new: &File,
+        (name, new): (MarkName, &File),
     ) -> Result<std::result::Result<Vec<Extent>, String>> {
         let old = match self.earlier(since, bookmark)? {
             Ok(old) => old,
             Err(doubt) => return Ok(Err(doubt)),
         };
         let size = new.metadata().map_err(self.error("look up its clone"))?.len();
-        let same = match extents::unchanged(&mut Files { old: &old, new }) {
-            Ok(Some(same)) => same,
+        let mut files = Files { old: &old, new, is_encoded: false };
+        let mut changed = match extents::unchanged(&mut files) {
+            Ok(Some(same)) => gaps(&same, size),
             Ok(None) => return Ok(Err("it is in too many pieces to compare".to_owned())),
             Err(error) if limit(&error).is_some() => {
                 return Err(self.error("find out where it is stored")(error));
@@ -193,9 +208,19 @@ impl ReflinkTracker {
                 )));
             }
         };
+        if files.is_encoded && self.folder.is_on_btrfs() {
+            match self.folder.differences(name, &old, new) {
+                Ok(found) => changed = found,
+                Err(why) => {
+                    self.note = Some(format!(
+                        "parts of it that are compressed are read, whether or not they have changed: {why}"
+                    ));
+                }
+            }
+        }
         // Whatever was done to the old clone meanwhile would show now.
         match marks::id(&old).is_ok_and(|now| now == bookmark.id) {
-            true => Ok(Ok(gaps(&same, size))),
+            true => Ok(Ok(changed)),
             false => Ok(Err(format!("the clone {since} changed while it was compared"))),
         }
     }
@@ -221,7 +246,7 @@ impl Tracker for ReflinkTracker {
         let id = marks::id(&clone).map_err(self.error("look up its clone"))?;
         let bookmark = Bookmark::new(TRACKER, id, self.identity(live)?, self.folder.block_bytes());
         let compared = match since {
-            Some(since) => self.compare(since, &clone)?,
+            Some(since) => self.compare(since, (name, &clone))?,
             None => Err("there is no earlier mark".to_owned()),
         };
         let (changed, doubt) = match compared {
@@ -232,6 +257,10 @@ impl Tracker for ReflinkTracker {
         // It is the first mark of this open file.
         let _ = self.shared.marked.set(AtMark { clone, changed });
         Ok(Marked { bookmark: Some(bookmark), doubt })
+    }
+
+    fn note(&self) -> Option<String> {
+        self.note.clone()
     }
 
     fn obstacle(&self) -> Option<String> {

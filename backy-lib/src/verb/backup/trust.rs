@@ -133,6 +133,9 @@ impl Making<'_> {
             None => (None, None),
         };
         let marked = tracker.mark(name, since)?;
+        if let Some(note) = tracker.note() {
+            self.tell(&note);
+        }
         if planted(Bug::SettledFirst) {
             tracker.settle(name.archive, Some(name))?;
         }

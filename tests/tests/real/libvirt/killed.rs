@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use rustix::process::Pid;
 use serde_json::Value;
@@ -74,6 +75,21 @@ fn a_backup_without_libvirt_fails_and_leaves_nothing() {
 fn what_qemu_still_serves_for_a_backup_is_ended() {
     let Some(mut scene) = Scene::new("vda") else { return };
     scene.backup();
+    // The second time, what is in the folder and itself are gone, but not the server.
+    for is_gone in [false, true] {
+        let folder = serve(&scene);
+        if is_gone {
+            fs::remove_dir_all(folder).expect("remove the folder");
+        }
+        scene.write("2M", "1000", if is_gone { 4 } else { 3 });
+        let (hints, _) = scene.backup();
+        assert!(hints["since"].is_string(), "{hints}");
+    }
+    scene.site.check_at_rest();
+}
+
+/// Has QEMU serve in the folder of a backup that is over.
+fn serve(scene: &Scene) -> PathBuf {
     let [mark] = scene.host.checkpoints().try_into().expect("one checkpoint");
     let folder = scene.host.path("scratch").join(mark);
     fs::create_dir(&folder).expect("make a folder");
@@ -85,10 +101,7 @@ fn what_qemu_still_serves_for_a_backup_is_ended() {
     );
     scene.host.ask(&["qemu-monitor-command", NODE, &start]);
     assert!(socket.exists(), "QEMU does not serve");
-    scene.write("2M", "1000", 3);
-    let (hints, _) = scene.backup();
-    assert!(hints["since"].is_string(), "{hints}");
-    scene.site.check_at_rest();
+    folder
 }
 
 /// Backups, each with a process killed at a call of `virsh`, until there is no such call any more.
