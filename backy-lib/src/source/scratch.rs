@@ -1,11 +1,9 @@
 //! The folder of a backup point of a virtual machine: QEMU copies what the guest overwrites to a scratch file there,
 //! and serves the disk at a socket beside it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -21,6 +19,7 @@ use super::nbd::{NbdAddress, NbdOptions, NbdSource, open_unix};
 use crate::base::error::{Error, describe_io};
 use crate::base::mark::{ArchiveId, MarkName};
 use crate::base::units::display_size;
+use crate::storage::system;
 
 /// What may be in a folder.
 const SCRATCH: &str = "scratch.qcow2";
@@ -146,7 +145,7 @@ impl Folder {
 
     /// Whether somebody listens at the socket, also if its file is gone.
     pub(super) fn is_served(&self) -> bool {
-        self.open().is_ok() || listening().any(|path| path == self.socket())
+        self.open().is_ok() || listening().contains(&self.socket())
     }
 
     fn open(&self) -> io::Result<UnixStream> {
@@ -185,7 +184,7 @@ pub(super) fn names(scratch: &Path, archive: ArchiveId) -> Result<Vec<MarkName>,
 
 /// The names of the points of an archive at whose socket somebody listens, also if their folder is gone.
 pub(super) fn served(scratch: &Path, archive: ArchiveId) -> Vec<MarkName> {
-    let folders = listening().filter(|path| path.ends_with(SOCKET));
+    let folders = listening().into_iter().filter(|path| path.ends_with(SOCKET));
     let folders = folders.filter_map(|path| path.parent().map(Path::to_owned));
     let names = folders.filter(|folder| folder.parent() == Some(scratch)).filter_map(|folder| {
         folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok())
@@ -194,19 +193,16 @@ pub(super) fn served(scratch: &Path, archive: ArchiveId) -> Vec<MarkName> {
 }
 
 /// The paths of all sockets at which somebody listens; `/proc/net/unix` of proc(5).
-fn listening() -> impl Iterator<Item = PathBuf> {
-    let listed = fs::read("/proc/net/unix").unwrap_or_default();
-    let lines: Vec<PathBuf> = listed.split(|byte| *byte == b'\n').filter_map(listens_at).collect();
-    lines.into_iter()
+fn listening() -> Vec<PathBuf> {
+    let listed = system::read(Path::new("/proc/net/unix")).unwrap_or_default();
+    listed.lines().filter_map(listens_at).collect()
 }
 
 /// Of a line: number, references, protocol, flags, type, state, inode, path.
-fn listens_at(line: &[u8]) -> Option<PathBuf> {
-    let start = line.windows(2).position(|pair| pair == b" /")? + 1;
-    let (fields, path) = line.split_at_checked(start)?;
-    let flags = std::str::from_utf8(fields).ok()?.split_whitespace().nth(3)?;
-    let flags = u32::from_str_radix(flags, 16).ok()?;
-    (flags & ACCEPTS != 0).then(|| PathBuf::from(OsStr::from_bytes(path)))
+fn listens_at(line: &str) -> Option<PathBuf> {
+    let (fields, path) = line.split_at_checked(line.find(" /")? + 1)?;
+    let flags = u32::from_str_radix(fields.split_whitespace().nth(3)?, 16).ok()?;
+    (flags & ACCEPTS != 0).then(|| PathBuf::from(path))
 }
 
 /// Whether a process of backy uses the folder of a point, whichever archive's. That of a process that was killed, and
