@@ -153,11 +153,30 @@ class Rbd(Kind):
         quiet("qemu-io", *commands, "--image-opts", self.cluster.driver(IMAGE))
 
 
+class FastRbd(Rbd):
+    """The object map is believed."""
+
+    name = "rbd-fast"
+    settings = "fast_diff = true\n"
+
+
 @contextmanager
 def rbd(place: Place) -> Iterator[Kind]:
+    with cluster(place) as own:
+        yield Rbd(place, own)
+
+
+@contextmanager
+def fast_rbd(place: Place) -> Iterator[Kind]:
+    with cluster(place) as own:
+        yield FastRbd(place, own)
+
+
+@contextmanager
+def cluster(place: Place) -> Iterator[Cluster]:
     require(PACKAGES)
     opened = ["qemu-img", "info", "--image-opts", "driver=rbd,pool=x,image=x,conf=/nonexistent"]
     if b"Unknown driver" in subprocess.run(opened, capture_output=True, check=False).stderr:
         raise Skipped("QEMU has no driver for it (package qemu-block-extra, of the version of qemu-utils)")
     with ExitStack() as stack:
-        yield Rbd(place, Cluster(place, stack))
+        yield Cluster(place, stack)

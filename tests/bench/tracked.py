@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from beside import Skipped, cpu_seconds, until
-from ceph import rbd
+from ceph import fast_rbd, rbd
 from domains import libvirt
 from kinds import Kind, Peer, Place, everybody, reflink
 from machines import qcow2, qmp
@@ -35,6 +35,7 @@ KINDS: dict[str, Callable[[Place], AbstractContextManager[Kind]]] = {
     "qmp": qmp,
     "libvirt": libvirt,
     "rbd": rbd,
+    "rbd-fast": fast_rbd,
 }
 
 

@@ -13,6 +13,9 @@ use super::extents::{Flags, Mapped, Maps};
 /// Extents that are asked for at a time.
 const BATCH: usize = 512;
 
+/// By how many extents it is known whether a file is compressed.
+const MOST_LOOKED_AT: usize = 8 * BATCH;
+
 /// What may still be in memory is written to the disk first.
 const FLAG_SYNC: u32 = 1;
 
@@ -63,8 +66,6 @@ const NO_EXTENT: RawExtent = RawExtent {
 pub(super) struct Files<'a> {
     pub(super) old: &'a File,
     pub(super) new: &'a File,
-    /// Whether parts of the new one are compressed or encrypted.
-    pub(super) is_encoded: bool,
 }
 
 impl Maps for Files<'_> {
@@ -73,12 +74,19 @@ impl Maps for Files<'_> {
     }
 
     fn of_new(&mut self, take: &mut dyn FnMut(Mapped) -> bool) -> io::Result<()> {
-        let Files { new, is_encoded, .. } = self;
-        for_each(new, &mut |found| {
-            *is_encoded |= found.flags.0 & Flags::ENCODED != 0;
-            take(found)
-        })
+        for_each(self.new, take)
     }
+}
+
+/// Whether a file is compressed or encrypted, as far as its first extents show.
+pub(super) fn is_encoded(file: &File) -> io::Result<bool> {
+    let (mut looked, mut is_encoded) = (0, false);
+    for_each(file, &mut |found| {
+        looked += 1;
+        is_encoded = found.flags.0 & Flags::ENCODED != 0;
+        !is_encoded && looked < MOST_LOOKED_AT
+    })?;
+    Ok(is_encoded)
 }
 
 fn for_each(file: &File, take: &mut dyn FnMut(Mapped) -> bool) -> io::Result<()> {

@@ -195,29 +195,30 @@ impl ReflinkTracker {
             Err(doubt) => return Ok(Err(doubt)),
         };
         let size = new.metadata().map_err(self.error("look up its clone"))?.len();
-        let mut files = Files { old: &old, new, is_encoded: false };
-        let mut changed = match extents::unchanged(&mut files) {
-            Ok(Some(same)) => gaps(&same, size),
-            Ok(None) => return Ok(Err("it is in too many pieces to compare".to_owned())),
-            Err(error) if limit(&error).is_some() => {
-                return Err(self.error("find out where it is stored")(error));
-            }
-            Err(error) => {
-                return Ok(Err(format!(
-                    "the file system does not say where it is stored: {error}"
-                )));
-            }
+        let sent = match self.folder.is_on_btrfs() && fiemap::is_encoded(new).unwrap_or(false) {
+            true => self.folder.differences(name, &old, new).map(Some).unwrap_or_else(|why| {
+                self.note = Some(format!(
+                    "parts of it that are compressed are read, whether or not they have changed: {why}"
+                ));
+                None
+            }),
+            false => None,
         };
-        if files.is_encoded && self.folder.is_on_btrfs() {
-            match self.folder.differences(name, &old, new) {
-                Ok(found) => changed = found,
-                Err(why) => {
-                    self.note = Some(format!(
-                        "parts of it that are compressed are read, whether or not they have changed: {why}"
-                    ));
+        let changed = match sent {
+            Some(changed) => changed,
+            None => match extents::unchanged(&mut Files { old: &old, new }) {
+                Ok(Some(same)) => gaps(&same, size),
+                Ok(None) => return Ok(Err("it is in too many pieces to compare".to_owned())),
+                Err(error) if limit(&error).is_some() => {
+                    return Err(self.error("find out where it is stored")(error));
                 }
-            }
-        }
+                Err(error) => {
+                    return Ok(Err(format!(
+                        "the file system does not say where it is stored: {error}"
+                    )));
+                }
+            },
+        };
         // Whatever was done to the old clone meanwhile would show now.
         match marks::id(&old).is_ok_and(|now| now == bookmark.id) {
             true => Ok(Ok(changed)),
