@@ -74,7 +74,7 @@ pub(super) fn read_differences(
     printed: &[u8],
     size_bytes: u64,
 ) -> std::result::Result<Vec<Extent>, String> {
-    send_stream::differences(printed, "image", size_bytes).map_err(|misread| misread.why)
+    send_stream::differences(printed, subvolumes::FILE, size_bytes).map_err(|misread| misread.why)
 }
 
 struct Shared {

@@ -35,7 +35,7 @@ const SEND_WITHIN: Duration = Duration::from_secs(60 * 60);
 const ENDINGS: [&str; 2] = [".old", ".new"];
 
 /// The file in each of them.
-const FILE: &str = "image";
+pub(super) const FILE: &str = "image";
 
 /// `BTRFS_SUPER_MAGIC`; `linux/magic.h`.
 const MAGIC: u32 = 0x9123_683e;
@@ -50,7 +50,8 @@ impl Folder {
         fstatfs(&self.fd).is_ok_and(|found| found.f_type as u32 == MAGIC)
     }
 
-    /// What differs between the clones of an earlier mark and of this one, ascending.
+    /// What differs between the clones of an earlier mark and of this one, ascending. Holes behind the end of the
+    /// earlier one are not listed.
     ///
     /// # Errors
     /// A sentence: why that is not found out.
@@ -65,7 +66,7 @@ impl Folder {
         }
         let [before, after] = ENDINGS.map(|ending| format!("{name}{ending}"));
         self.btrfs(&["subvolume", "create"], &[&before])?;
-        let old_size = self.fill(&before, old)?;
+        self.fill(&before, old)?;
         self.btrfs(&["subvolume", "snapshot"], &[&before, &after])?;
         let size = self.fill(&after, new)?;
         for subvolume in [&before, &after] {
@@ -74,15 +75,7 @@ impl Folder {
         let mut words: Vec<OsString> = ["send", "--no-data", "-q", "-p"].map(Into::into).into();
         words.extend([&before, &after].map(|name| self.path.join(name).into_os_string()));
         let read = move |pipe| send_stream::differences(BufReader::new(pipe), FILE, size);
-        let mut found = BTRFS.run_reading(&words, SEND_WITHIN, read)?;
-        // Space that was added without writing to it is not listed.
-        if old_size < size {
-            found.retain(|extent| extent.offset < old_size);
-            let last = found.pop_if(|last| last.end() >= old_size);
-            let from = last.map_or(old_size, |last| last.offset);
-            found.push(Extent::between(from, size));
-        }
-        Ok(found)
+        BTRFS.run_reading(&words, SEND_WITHIN, read)
     }
 
     /// Puts a clone into a subvolume; returns its size in bytes.
