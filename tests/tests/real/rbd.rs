@@ -320,8 +320,7 @@ fn clones_are_read_with_what_is_below(cluster: &Cluster) {
     works(&mut cluster.rbd(&["rm", "--no-progress", &format!("{POOL}/tenant/grandchild")]));
     scene.rbd(&["snap", "unprotect", &mark]);
     let state = scene.disk();
-    let newest = scene.site.committed().swap_remove(0);
-    scene.site.push(&newest, &state);
+    scene.site.push_newest(&state);
     let (hints, _) = scene.backup();
     assert!(hints["since"].is_string(), "{hints}");
     assert_eq!(scene.snapshots().len(), 2);
@@ -424,8 +423,7 @@ fn a_revision_is_the_image_at_one_moment(cluster: &Cluster) {
         crate::mounted::until("there is a snapshot", || scene.snapshots().len() > snapshots);
         scene.io(&["write -P 30 0 100k", "write -P 30 11M 70000", "discard 5M 1M"]);
         backup.finish();
-        let newest = scene.site.committed().swap_remove(0);
-        scene.site.push(&newest, &state);
+        scene.site.push_newest(&state);
         scene.io(&["write -P 4 5M 1M"]);
     }
     assert_eq!(scene.snapshots(), Vec::<String>::new());

@@ -95,6 +95,12 @@ impl Site {
         self.expected.insert(0, Expected { uuid, bytes: state.to_vec() });
     }
 
+    /// The same for the newest one in the manifest.
+    pub(crate) fn push_newest(&mut self, state: &[u8]) {
+        let newest = self.committed().swap_remove(0);
+        self.push(&newest, state);
+    }
+
     /// The names in the manifest, newest first.
     pub(crate) fn committed(&self) -> Vec<String> {
         let text = fs::read(self.folder.join("manifest.json")).expect("read the manifest");

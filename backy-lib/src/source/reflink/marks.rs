@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, IFlags, Mode, OFlags, fchmod, fstat, fstatvfs, fsync, ioctl_ficlone,
-    ioctl_getflags, ioctl_setflags, linkat, openat, statat, unlinkat,
+    AtFlags, Dir, FileType, IFlags, Mode, OFlags, Stat, fchmod, fstat, fstatvfs, fsync,
+    ioctl_ficlone, ioctl_getflags, ioctl_setflags, linkat, openat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -161,8 +161,7 @@ impl Folder {
             Err(Errno::NOENT) => return Ok(()),
             found => found.map_err(error)?,
         };
-        let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-        if !is_file || found.st_mode & 0o7777 != MODE {
+        if !is_clone(&found) {
             let message = format!(
                 "{text} beside it is not the clone that backy made: found mode {:o}, expected a file of mode {MODE:o}; \
                  it stays; delete it yourself if nobody needs it",
@@ -179,6 +178,12 @@ impl Folder {
 
 fn is_file(file: &File) -> bool {
     fstat(file).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile)
+}
+
+/// Whether it may be a clone that backy has made.
+pub(super) fn is_clone(found: &Stat) -> bool {
+    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    is_file && found.st_mode & 0o7777 == MODE
 }
 
 /// What distinguishes a clone from any other file, and from itself after somebody has written to it.

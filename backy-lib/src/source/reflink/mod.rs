@@ -195,34 +195,47 @@ impl ReflinkTracker {
             Err(doubt) => return Ok(Err(doubt)),
         };
         let size = new.metadata().map_err(self.error("look up its clone"))?.len();
-        let sent = match self.folder.is_on_btrfs() && fiemap::is_encoded(new).unwrap_or(false) {
-            true => self.folder.differences(name, &old, new).map(Some).unwrap_or_else(|why| {
-                self.note = Some(format!(
-                    "parts of it that are compressed are read, whether or not they have changed: {why}"
-                ));
-                None
-            }),
-            false => None,
-        };
-        let changed = match sent {
+        let changed = match self.by_btrfs(name, &old, new) {
             Some(changed) => changed,
-            None => match extents::unchanged(&mut Files { old: &old, new }) {
-                Ok(Some(same)) => gaps(&same, size),
-                Ok(None) => return Ok(Err("it is in too many pieces to compare".to_owned())),
-                Err(error) if limit(&error).is_some() => {
-                    return Err(self.error("find out where it is stored")(error));
-                }
-                Err(error) => {
-                    return Ok(Err(format!(
-                        "the file system does not say where it is stored: {error}"
-                    )));
-                }
+            None => match self.by_place(&old, new)? {
+                Ok(same) => gaps(&same, size),
+                Err(doubt) => return Ok(Err(doubt)),
             },
         };
         // Whatever was done to the old clone meanwhile would show now.
         match marks::id(&old).is_ok_and(|now| now == bookmark.id) {
             true => Ok(Ok(changed)),
             false => Ok(Err(format!("the clone {since} changed while it was compared"))),
+        }
+    }
+
+    /// What has changed between two clones on btrfs that are compressed; `None` if they are not, or btrfs does not say.
+    fn by_btrfs(&mut self, name: MarkName, old: &File, new: &File) -> Option<Vec<Extent>> {
+        if !self.folder.is_on_btrfs() || !fiemap::is_encoded(new).unwrap_or(false) {
+            return None;
+        }
+        match self.folder.differences(name, old, new) {
+            Ok(changed) => Some(changed),
+            Err(why) => {
+                self.note = Some(format!(
+                    "parts of it that are compressed are read, whether or not they have changed: {why}"
+                ));
+                None
+            }
+        }
+    }
+
+    /// What is stored at the same place in two clones, and so has not changed; or why that is not known.
+    fn by_place(&self, old: &File, new: &File) -> Result<std::result::Result<Vec<Extent>, String>> {
+        match extents::unchanged(&mut Files { old, new }) {
+            Ok(Some(same)) => Ok(Ok(same)),
+            Ok(None) => Ok(Err("it is in too many pieces to compare".to_owned())),
+            Err(error) if limit(&error).is_some() => {
+                Err(self.error("find out where it is stored")(error))
+            }
+            Err(error) => {
+                Ok(Err(format!("the file system does not say where it is stored: {error}")))
+            }
         }
     }
 

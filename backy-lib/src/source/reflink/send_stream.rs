@@ -207,7 +207,8 @@ mod tests {
         differences(printed, FILE, SIZE).map_err(|misread| misread.why)
     }
 
-    /// Changes and clones are what differs, in any order; what is said about the file as a whole is not.
+    /// An extent that has changed and one that was cloned both differ, in whatever order they come. Commands about the
+    /// file as a whole name no difference.
     #[test]
     fn streams_are_understood() {
         let end = command(command::END, &[]);

@@ -10,13 +10,12 @@ use std::io::BufReader;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, fstat, fstatfs, ftruncate, ioctl_ficlone, openat, statat,
-    unlinkat,
+    AtFlags, Dir, Mode, OFlags, fstat, fstatfs, ftruncate, ioctl_ficlone, openat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::marks::{Folder, MODE};
+use super::marks::{Folder, MODE, is_clone};
 use super::send_stream;
 use crate::base::error::{Error, Result, describe_io};
 use crate::base::extent::Extent;
@@ -72,8 +71,7 @@ impl Folder {
         for subvolume in [&before, &after] {
             self.set_read_only(subvolume, true)?;
         }
-        let mut words: Vec<OsString> = ["send", "--no-data", "-q", "-p"].map(Into::into).into();
-        words.extend([&before, &after].map(|name| self.path.join(name).into_os_string()));
+        let words = self.words(&["send", "--no-data", "-q", "-p"], &[&before, &after]);
         let read = move |pipe| send_stream::differences(BufReader::new(pipe), FILE, size);
         BTRFS.run_reading(&words, SEND_WITHIN, read)
     }
@@ -106,16 +104,19 @@ impl Folder {
     }
 
     fn set_read_only(&self, subvolume: &str, is_read_only: bool) -> Answer<()> {
-        let path = self.path.join(subvolume).into_os_string();
-        let mut words: Vec<OsString> = ["property", "set", "-t", "subvol"].map(Into::into).into();
-        words.extend([path, "ro".into(), is_read_only.to_string().into()]);
+        let mut words = self.words(&["property", "set", "-t", "subvol"], &[subvolume]);
+        words.extend(["ro".into(), is_read_only.to_string().into()]);
         BTRFS.run(&words, WITHIN).map(drop)
     }
 
-    fn btrfs(&self, command: &[&str], names: &[&String]) -> Answer<()> {
-        let mut words: Vec<OsString> = command.iter().map(Into::into).collect();
-        words.extend(names.iter().map(|name| self.path.join(name).into_os_string()));
-        BTRFS.run(&words, WITHIN).map(drop)
+    fn btrfs(&self, command: &[&str], subvolumes: &[&str]) -> Answer<()> {
+        BTRFS.run(&self.words(command, subvolumes), WITHIN).map(drop)
+    }
+
+    /// A command, and the paths of subvolumes.
+    fn words(&self, command: &[&str], subvolumes: &[&str]) -> Vec<OsString> {
+        let paths = subvolumes.iter().map(|name| self.path.join(name).into_os_string());
+        command.iter().map(Into::into).chain(paths).collect()
     }
 
     /// Removes the subvolumes of an archive, whichever mark they are called after.
@@ -157,8 +158,7 @@ impl Folder {
         }
         if has_file {
             let found = statat(&folder, FILE, AtFlags::SYMLINK_NOFOLLOW).map_err(said)?;
-            let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-            if !is_file || found.st_mode & 0o7777 != MODE {
+            if !is_clone(&found) {
                 return Err(not_ours(&format!("{FILE} with mode {:o}", found.st_mode)));
             }
             self.set_read_only(name, false)?;

@@ -83,14 +83,12 @@ fn lies(cluster: &Cluster) {
     assert!(believed != scene.disk(), "nothing was written");
     works(&mut scene.site.backy(&["backup", "--force"]));
     assert!(image() == believed, "the map knows of the write after all");
-    let newest = scene.site.committed().swap_remove(0);
-    scene.site.push(&newest, &believed);
+    scene.site.push_newest(&believed);
     scene.configure("verify_within = \"1s\"\n");
     let state = scene.disk();
     let output = run(&mut scene.site.backy(&["backup", "--force"]));
     assert!(words(&output).contains("the source has not reported a change"), "{}", words(&output));
-    let newest = scene.site.committed().swap_remove(0);
-    scene.site.push(&newest, &state);
+    scene.site.push_newest(&state);
     scene.site.check_at_rest();
 }
 
@@ -107,14 +105,12 @@ fn unknown_objects(cluster: &Cluster) {
         let mark = scene.the_mark();
         assert!(image == scene.rbd(&["export", "--no-progress", &mark, "-"]), "{settings}");
         assert!(image != scene.disk(), "Ceph reads the object after all");
-        let newest = scene.site.committed().swap_remove(0);
-        scene.site.push(&newest, &image);
+        scene.site.push_newest(&image);
         // Its exit status does not say that it has found something.
         run(&mut cluster.rbd(&["object-map", "check", "--no-progress", &scene.image]));
         let state = scene.disk();
         works(&mut scene.site.backy(&["backup", "--force", "--read-all"]));
-        let newest = scene.site.committed().swap_remove(0);
-        scene.site.push(&newest, &state);
+        scene.site.push_newest(&state);
         scene.site.check_at_rest();
     }
 }

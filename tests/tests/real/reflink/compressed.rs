@@ -23,13 +23,10 @@ fn compressed() -> Option<Scene> {
     fs::write(&source, line).expect("write");
     works(Command::new("sync").arg("-f").arg(&source));
     let map = works(Command::new("filefrag").arg("-v").arg(&source));
-    assert!(words_of(&map).contains("encoded"), "it is not compressed: {}", words_of(&map));
+    let map = String::from_utf8_lossy(&map);
+    assert!(map.contains("encoded"), "it is not compressed: {map}");
     scene.backup();
     Some(scene)
-}
-
-fn words_of(printed: &[u8]) -> String {
-    String::from_utf8_lossy(printed).into_owned()
 }
 
 /// What is beside the file: one clone, and no subvolume.
@@ -111,8 +108,7 @@ fn compressed_parts_are_read_where_nobody_compares_them() {
         let said = words(&output);
         let expected = "parts of it that are compressed are read, whether or not they have changed";
         assert!(output.status.success() && said.contains(expected) && said.contains(why), "{said}");
-        let newest = scene.site.committed().swap_remove(0);
-        scene.site.push(&newest, &state);
+        scene.site.push_newest(&state);
         let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
         let read = &report["revision"]["statistics"]["read_bytes"];
         assert!(read.as_u64().is_some_and(|read| read > 8 << 20), "{read}");
@@ -163,8 +159,7 @@ fn only_subvolumes_of_the_archive_are_removed() {
     }
     let said = run(&mut scene.site.backy(&["-v", "backup", "--force"]));
     let state = fs::read(scene.source()).expect("read the source");
-    let newest = scene.site.committed().swap_remove(0);
-    scene.site.push(&newest, &state);
+    scene.site.push_newest(&state);
     assert!(words(&said).contains("delete it yourself if nobody needs it"), "{}", words(&said));
     assert!(like(".old").is_dir() && stranger.is_dir());
     assert_eq!(fs::read(like(".new").join("mine")).expect("read"), b"mine");
