@@ -106,7 +106,10 @@ pub fn answer<R: Read + Send, W: Write>(
         let reading = std::thread::Builder::new().spawn_scoped(scope, read);
         reading.map_err(Error::io("backy", "start a thread"))?;
         let mut sender = Pace::new(writer, options);
-        let outcome = write_all(&mut sender, &take_next, open);
+        let outcome = match write_all(&mut sender, &take_next, open) {
+            Err(error) if sender.writer.is_closed() => last_words(&take_next, error),
+            outcome => outcome,
+        };
         // Both other kinds of threads end when they find nobody at the other end of their channels.
         drop(take_next);
         if outcome.is_err() {
@@ -205,6 +208,16 @@ fn write_all<W: Write>(
                 return Err(error);
             }
         }
+    }
+}
+
+/// How the other side said that it ended before it stopped reading; if it did not, this error.
+fn last_words(take_next: &Receiver<Next>, error: Error) -> Result<Outcome> {
+    let is_last = |next: &Next| !matches!(next, Next::Answer(..));
+    match take_next.iter().find(is_last) {
+        Some(Next::End(outcome @ Outcome::Failed(_))) => Ok(outcome),
+        Some(Next::Failed(of_reading)) => Err(of_reading),
+        _ => Err(error),
     }
 }
 

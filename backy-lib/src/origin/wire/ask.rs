@@ -131,7 +131,9 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
     fn send(&mut self, kind: Kind, payload: impl FnOnce(u32) -> Vec<u8>) -> Result<u32> {
         // No number is that of an error about no request.
         self.number = self.number.checked_add(1).unwrap_or(1);
-        self.writer.lock().write(kind, &payload(self.number))?;
+        let mut writer = self.writer.lock();
+        let sent = writer.write(kind, &payload(self.number));
+        writer.or_answered(sent)?;
         Ok(self.number)
     }
 

@@ -286,17 +286,38 @@ pub(super) struct FrameWriter<W> {
     name: String,
     patience: Patience,
     frame: Vec<u8>,
+    /// Whether the other side does not read any more.
+    is_closed: bool,
 }
 
 impl<W: Write> FrameWriter<W> {
     pub(super) fn new(writer: W, name: &str, patience: Patience) -> Self {
-        FrameWriter { writer, name: name.to_owned(), patience, frame: Vec::new() }
+        let (name, frame) = (name.to_owned(), Vec::new());
+        FrameWriter { writer, name, patience, frame, is_closed: false }
     }
 
     /// Writes the bytes that each stream begins with.
     pub(super) fn magic(&mut self) -> Result<()> {
         let written = self.writer.write_all(&MAGIC).and_then(|()| self.writer.flush());
-        written.map_err(|error| failed(&self.name, "send", self.patience, &error))
+        self.checked(written)
+    }
+
+    fn checked(&mut self, written: io::Result<()>) -> Result<()> {
+        written.map_err(|error| {
+            self.is_closed |= error.kind() == io::ErrorKind::BrokenPipe;
+            failed(&self.name, "send", self.patience, &error)
+        })
+    }
+
+    /// Whether the other side was found not to read any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// What became of something that was sent and is answered. That nobody reads it any more is no error here: the
+    /// answer is read next, and says what the other side had to say before it ended.
+    pub(super) fn or_answered(&self, sent: Result<()>) -> Result<()> {
+        if self.is_closed { Ok(()) } else { sent }
     }
 
     /// Writes a frame and flushes it.
@@ -322,7 +343,7 @@ impl<W: Write> FrameWriter<W> {
         let written = self.writer.write_all(&self.frame);
         let written = written.and_then(|()| self.writer.write_all(large));
         let written = written.and_then(|()| self.writer.flush());
-        written.map_err(|error| failed(&self.name, "send", self.patience, &error))
+        self.checked(written)
     }
 }
 

@@ -87,8 +87,8 @@ pub fn call<R: Read, W: Write>(
     let mut writer = FrameWriter::new(streams.1, name, patience);
     let mut reader = FrameReader::new(streams.0, name, patience);
     let payload = serde_json::to_vec(hello).unwrap_or_default();
-    writer.magic()?;
-    writer.write(Kind::Hello, &payload)?;
+    let sent = writer.magic().and_then(|()| writer.write(Kind::Hello, &payload));
+    writer.or_answered(sent)?;
     reader.magic()?;
     match reader.expect("a welcome")? {
         (Kind::Welcome, payload) => {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use super::raw::{BLOCKS, LIST, MAGIC, TABLE, frame, join, read};
+use super::raw::{BLOCKS, Deaf, LIST, MAGIC, TABLE, frame, join, read};
 use super::*;
 
 /// What a side that answers sends back to these bytes, and how it ends.
@@ -165,5 +165,32 @@ fn a_hello_that_cannot_be_is_refused() {
         let took = backy_lib::origin::wire::serve(root.path(), laid.called, &options(patience()));
         let text = took.expect_err(expected).to_string();
         assert!(text.contains(expected) && !text.contains('\n'), "{text}");
+    }
+}
+
+/// Why a pull has failed is read, also where the side that asks has ended before its answers could be written.
+#[test]
+fn why_a_pull_has_failed_is_read_where_nobody_takes_answers() {
+    let welcome = frame(2, br#"{"version":1,"program":"x"}"#);
+    let asked = join(&[&frame(LIST, &[0, 0, 0, 1])]);
+    let failed = frame(11, br#"{"failed":{"kind":"other","message":"the disk is full"}}"#);
+    for (end, expected) in [
+        (&failed[..], Ok("the disk is full")),
+        (&frame(11, b"{}"), Err("the other side has ended the connection")),
+        (&[], Err("the other side has ended the connection")),
+        (&failed[..20], Err("within frame 3")),
+    ] {
+        let said = std::io::Cursor::new(join(&[MAGIC, &welcome, &asked, end]));
+        let hello = hello(Role::Answer, "copy");
+        let connection = call((said, Deaf(2)), "far", &hello, patience()).expect("a welcome");
+        let (threads, limit_rate, stop) = (Some(1), None, Arc::default());
+        let (block_size, patience) = (fake().block_size(), patience());
+        let origin = &|| Ok(Box::new(fake()) as Box<dyn Origin>);
+        let answered = Answering { origin, block_size, threads, limit_rate, patience, stop };
+        match (answer(connection, &answered), expected) {
+            (Ok(Outcome::Failed(why)), Ok(words)) => assert!(why.contains(words), "{why}"),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
+            (found, _) => panic!("{expected:?}: found {found:?}"),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::raw::{
-    Asked, BLOCKS, LIST, MAGIC, TABLE, answer_by, batch, frame, join, list_of, piece_of, run,
+    Asked, BLOCKS, Deaf, LIST, MAGIC, TABLE, answer_by, batch, frame, join, list_of, piece_of, run,
 };
 use super::*;
 
@@ -304,5 +304,29 @@ fn what_is_no_backy_is_named() {
         });
         assert!(found[0].contains(expected), "{found:?}");
         assert!(!found[0].contains(|c: char| c.is_control()), "{found:?}");
+    }
+}
+
+/// What a side says before it ends is read, also where it has ended before this side could send what it wanted to.
+#[test]
+fn a_side_that_ends_early_is_heard() {
+    let welcome = frame(2, br#"{"version":1,"program":"x"}"#);
+    let refusal = frame(10, b"\0\0\0\0{\"kind\":\"other\",\"message\":\"the disk is gone\"}");
+    for (taken, said, expected) in [
+        (0, b"Welcome to host1!\n".to_vec(), "found 'Welcome to host1!"),
+        (0, Vec::new(), "ended before backy there answered"),
+        (1, MAGIC.to_vec(), "before a welcome"),
+        (0, join(&[MAGIC, &refusal]), "far: reports: the disk is gone"),
+        (0, join(&[MAGIC, &welcome]), "ended after 1 frames from there, before an answer"),
+        (2, join(&[MAGIC, &welcome, &refusal]), "far: reports: the disk is gone"),
+    ] {
+        let streams = (std::io::Cursor::new(said), Deaf(taken));
+        let called = call(streams, "far", &hello(Role::Ask, "a"), patience());
+        let asked = called.and_then(|connection| WireOrigin::new(connection, "far", patience()));
+        let found = match asked.and_then(|mut origin| origin.listing()) {
+            Ok(_) => panic!("{taken}: there is no list"),
+            Err(error) => error.to_string(),
+        };
+        assert!(found.contains(expected), "{taken}: {found}");
     }
 }
