@@ -63,10 +63,12 @@ class Fleet:
         bench.begin()
         bench.point_source_at(self.whole)
         bench.new_archive()
+        bench.filler.fill()
         bench.add("one backup of all data", measure(run, bench.backy("backup")))
         remove(bench.archive)
         for number in range(self.count):
             self.make(self.all / f"vm{number}", self.image)
+        bench.filler.fill()
         bench.add("run, all due", measure(run, [program, "run", self.all]))
         bench.add("run, nothing due", measure(run, [program, "run", self.all]))
         bench.add(f"check of {CHECKED}", measure(run, [program, "check", self.small]))

@@ -167,6 +167,8 @@ class Tracked:
 
     def one_run(self, run: int) -> None:
         name = self.kind.name
+        # What the run before has left in memory would be written by the first command that makes anything durable.
+        quiet("sync")
         self.backup(run, name, "unchanged")
         for peer in self.kind.peers:
             self.peer(run, peer, "unchanged")

@@ -27,6 +27,8 @@ pub struct MemorySource {
     size_later: Option<u64>,
     /// What may have changed according to it. `None` when it does not know.
     changed: Option<Vec<Extent>>,
+    /// How many calls it gets before it reports any change.
+    silent_calls: u64,
     lost: Vec<Extent>,
     calls: AtomicU64,
     read_extents: Mutex<Vec<Extent>>,
@@ -59,6 +61,12 @@ impl MemorySource {
     /// Knows that only these extents, ascending, may have changed.
     pub fn changed_at(mut self, changed: &[Extent]) -> Self {
         self.changed = Some(changed.to_vec());
+        self
+    }
+
+    /// Reports no change before it has had so many calls.
+    pub fn silent_for(mut self, calls: u64) -> Self {
+        self.silent_calls = calls;
         self
     }
 
@@ -136,6 +144,9 @@ impl Source for MemorySource {
             let size_bytes = self.size_bytes();
             return Ok((offset < size_bytes).then(|| Extent::between(offset, size_bytes)));
         };
+        if self.calls() <= self.silent_calls {
+            return Ok(None);
+        }
         let next = changed.iter().find(|extent| extent.end() > offset);
         Ok(next.map(|extent| Extent::between(extent.offset.max(offset), extent.end())))
     }

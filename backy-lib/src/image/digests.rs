@@ -1,5 +1,7 @@
 //! Digest files: a table that is read and written in runs, and never held as a whole.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::base::digest::{DIGEST_BYTES, TableEntry};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
@@ -17,6 +19,8 @@ pub struct DigestTable {
     file: Box<dyn StorageFile>,
     identity: Identity,
     blocks: u64,
+    /// The stretch of the file that was last found to have data. Entries there are read whatever is written since.
+    stretch: Mutex<Extent>,
 }
 
 impl DigestTable {
@@ -41,7 +45,8 @@ impl DigestTable {
         if len != expected {
             return Err(Error::damaged(file.path(), "length", len, format!("{expected} bytes")));
         }
-        Ok(DigestTable { file, identity: header.identity, blocks })
+        let stretch = Mutex::new(Extent::new(0, 0));
+        Ok(DigestTable { file, identity: header.identity, blocks, stretch })
     }
 
     /// What the header says about the revision.
@@ -66,7 +71,9 @@ impl DigestTable {
     /// The first block at or after `from` that is not zero.
     pub fn next_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
         let mut next = from;
-        let mut data = Extent::new(0, 0);
+        // The kernel takes longer to find the end of a stretch the more extents the stretch has.
+        let stretch = || self.stretch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut data = *stretch();
         let mut count = limits().search_entries;
         // Holes of the file first, which are whole pages; then the entries themselves, more at a time the longer there
         // is nothing but zeros.
@@ -77,6 +84,7 @@ impl DigestTable {
                 let in_table = found.offset.saturating_sub(HEADER_BYTES as u64);
                 next = next.max(BlockIndex(in_table / DIGEST_BYTES as u64));
                 data = found;
+                *stretch() = data;
             }
             let entries = self.read(next, count)?;
             if entries.is_empty() {

@@ -105,6 +105,38 @@ fn a_hole_is_a_change_whatever_the_source_says() {
     }
 }
 
+/// A source that reports a change only when it is asked again gets a right revision: with the change or without it, and
+/// written in place where the image was not cloned because nothing seemed to have changed.
+#[test]
+fn a_change_that_is_reported_late_is_written_in_place() {
+    for (clones, update) in UPDATES {
+        let mut random = Random(5);
+        let first = random_state(&mut random, 9 * BLOCK + 12);
+        let mut second = first.clone();
+        second[9 * BLOCK..].fill(0x5a);
+        let changed = [Extent::new(9 * BLOCK as u64, 12)];
+        let before = World::with_backups(clones, std::slice::from_ref(&first));
+        let options = backy_lib::BackupOptions { update, ..world::options() };
+        let (mut late, mut calls) = (0, 1);
+        for silent in 0.. {
+            if silent > calls {
+                break;
+            }
+            let mut world = before.fork();
+            let source = MemorySource::new(&second).changed_at(&changed).silent_for(silent);
+            let made = world::backup_with(&world.disk, &source, &options).expect("a backup");
+            calls = source.calls();
+            let is_there = made.revision.statistics.changed_bytes > 0;
+            assert!(is_there || silent > 0, "clones {clones}");
+            late += u32::from(is_there && silent > 0 && !made.cloned);
+            let bytes = if is_there { second.clone() } else { first.clone() };
+            world.expected.insert(0, Expected { uuid: made.revision.uuid, bytes });
+            world.assert_tidy(format_args!("clones {clones}, silent for {silent}"));
+        }
+        assert!(late > 0, "clones {clones}: it never came late");
+    }
+}
+
 /// Without a revision before it, everything counts as changed.
 #[test]
 fn the_first_backup_reads_everything() {

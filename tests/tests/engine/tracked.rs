@@ -98,6 +98,37 @@ fn only_what_changed_since_the_mark_is_read() {
     }
 }
 
+/// The image is not cloned where the source reports no change. It is wherever a block may differ: also where the source
+/// does not report that, and has a hole in its place.
+#[test]
+fn an_image_of_which_nothing_has_changed_is_not_cloned() {
+    let mut random = Random(21);
+    let state = random_state(&mut random, 40 * BLOCK + 100);
+    let source = TrackedDisk::new(&state);
+    let mut world = World::with_backups(true, &[]);
+    let mut is_cloned = |source: &TrackedDisk, content: &[u8], day| {
+        let made = backup(&mut world, source, content, day);
+        world.assert_tidy(format_args!("day {day}"));
+        assert!(!made.cloned || made.revision.statistics.changed_bytes > 0, "day {day}");
+        made.cloned
+    };
+    assert!(!is_cloned(&source, &state, 0), "the first image");
+    assert!(!is_cloned(&source, &state, 1));
+    let next = changed_state(&mut random, &state, state.len());
+    assert!(is_cloned(&source, &next, 2));
+    assert!(!is_cloned(&source, &next, 3));
+    let longer = [next.as_slice(), &[0; BLOCK]].concat();
+    assert!(is_cloned(&source, &longer, 4), "it has grown");
+    assert!(!is_cloned(&source, &longer, 5));
+    let end = next.len() / BLOCK * BLOCK;
+    let with_data = (0..end).step_by(BLOCK).find(|&at| longer[at..at + BLOCK] != [0; BLOCK]);
+    let at = with_data.expect("a block with data");
+    let mut with_hole = longer.clone();
+    with_hole[at..at + BLOCK].fill(0);
+    source.hide(&[Extent::new(at as u64, BLOCK as u64)]);
+    assert!(is_cloned(&source, &with_hole, 6), "a hole");
+}
+
 /// Any doubt means that everything is read, that the report, the manifest and the log say why, and that the revision is
 /// right. The backup after it relies on the source again.
 #[test]

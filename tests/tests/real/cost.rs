@@ -143,17 +143,41 @@ fn the_level_of_compression_counts() {
 
 /// Bytes that a command writes to each of these files, by its system calls.
 fn written_to<const N: usize>(command: &Command, names: [&str; N], place: &Path) -> [u64; N] {
-    let log = place.join("strace.log");
-    let calls = "trace=write,pwrite64,pwritev,pwritev2,copy_file_range";
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-y", "-e", calls, "-o"]).arg(&log);
-    works(strace.arg(command.get_program()).args(command.get_args()));
-    let log = fs::read_to_string(&log).expect("read the log of strace");
+    let log = traced(command, "trace=write,pwrite64,pwritev,pwritev2,copy_file_range", place);
     names.map(|name| {
         let named = format!("{name}>");
         let of_file = log.lines().filter(|line| line.contains(&named));
         of_file.filter_map(|line| line.rsplit_once(" = ")?.1.trim().parse::<u64>().ok()).sum()
     })
+}
+
+/// What strace says about these calls of a command, with the files.
+fn traced(command: &Command, calls: &str, place: &Path) -> String {
+    let log = place.join("strace.log");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-y", "-e", calls, "-o"]).arg(&log);
+    works(strace.arg(command.get_program()).args(command.get_args()));
+    fs::read_to_string(&log).expect("read the log of strace")
+}
+
+/// The file system is asked once where a stretch of digests ends, however many holes of the source lie beside it: the
+/// kernel may have to look through thousands of extents each time.
+#[test]
+fn the_end_of_a_stretch_of_digests_is_asked_once() {
+    if !strace::available() {
+        return;
+    }
+    let Some(disk) = Disk::make("ext4", 400 << 20) else { return };
+    let (pieces, stride) = (300, 2 * BLOCK_BYTES as u64);
+    let mut state = Sparse::new(pieces * stride);
+    (0..pieces).for_each(|piece| state.put(piece, piece * stride, BLOCK_BYTES));
+    let source = disk.path().join("source");
+    state.write(&source);
+    let site = Site::init(disk.path(), &source);
+    works(&mut site.backy(&["backup"]));
+    let log = traced(&site.backy(&["backup", "--force"]), "trace=lseek", disk.path());
+    let asked = log.lines().filter(|line| line.contains(".image.digests>")).count();
+    assert!(0 < asked && asked < 20, "{asked} times");
 }
 
 /// The digests of zeros take no space either, also where the file system allocates ahead in a file that grows.

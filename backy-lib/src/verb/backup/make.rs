@@ -102,7 +102,9 @@ impl Making<'_> {
         let trusted = self.trust(manifest, reading, old.as_ref(), tracker);
         let (held, trust) = held.checked(trusted)?;
         let source = Described::of(held.source());
-        let begun = self.begin(manifest, &source, old.as_ref());
+        let begun = self
+            .expects_changes(manifest, &held, (old.as_ref(), &trust))
+            .and_then(|expects| self.begin(manifest, &source, old.as_ref(), expects));
         let (held, (mut update, stored_before)) = held.checked(begun)?;
         let scanned = self.scan(manifest, &held, (old.as_ref(), &trust), &mut update);
         let ((scanned, unreported, written), untold) = held.finish(scanned)?;
@@ -115,12 +117,25 @@ impl Making<'_> {
         Ok((made, untold))
     }
 
+    /// Whether there may be anything to write to the image.
+    fn expects_changes(
+        &self,
+        manifest: &Manifest,
+        held: &Held<'_>,
+        (old, trust): (Option<&scan::OldImage>, &Trust),
+    ) -> Result<bool> {
+        let (source, buffers) = (held.source(), BufferPool::new());
+        let scan = scan::Scan::new(manifest.block_size, source, old, trust.uses_hints, &buffers);
+        scan.expects_changes(&held.observer())
+    }
+
     /// Makes the files that the revision needs; returns what the image takes on disk before it is changed, if known.
     fn begin(
         &self,
         manifest: &Manifest,
         source: &Described,
         old: Option<&scan::OldImage>,
+        expects_changes: bool,
     ) -> Result<(update::Update<'_>, Option<u64>)> {
         let storage = self.context.storage;
         let newest = manifest.revisions.first();
@@ -131,7 +146,7 @@ impl Making<'_> {
             manifest.block_size,
             source.size_bytes,
             self.order.uuid,
-            self.order.options.update,
+            (self.order.options.update, expects_changes),
             self.order.spools(),
         )?;
         if let Some(newest) = newest

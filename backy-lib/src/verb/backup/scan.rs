@@ -211,6 +211,22 @@ impl<'a> Scan<'a> {
         Chunks::new(self, observer)
     }
 
+    /// Whether a block may differ from that of the newest revision, as far as the source says.
+    pub(super) fn expects_changes(&self, observer: &dyn Observer) -> Result<bool> {
+        let is_same = self.old.is_some_and(|old| old.size_bytes == self.source.size_bytes());
+        if !self.uses_hints || !is_same {
+            return Ok(true);
+        }
+        let mut chunks = self.chunks(observer);
+        while let Some(chunk) = chunks.next_chunk(None)? {
+            match chunk.kind {
+                ChunkKind::Data | ChunkKind::Hole => return Ok(true),
+                ChunkKind::Void | ChunkKind::Unchanged => {}
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads and compares a chunk.
     pub(super) fn work(&self, worker: &mut Worker, chunk: Chunk) -> Result<Outcome> {
         let mut outcome = Outcome {

@@ -3,7 +3,8 @@
 //! *In place*: backy overwrites a block of `last.raw` only when its old content is durable in the overlay. *Staged*:
 //! the new blocks are written to a file of their own, a clone of the image or, at the first backup, an empty one;
 //! when everything is durable, it is renamed over the image. In both cases, overlay over `last.raw` reads as the
-//! revision that was newest, at every moment.
+//! revision that was newest, at every moment. Where no change is expected, the image is neither cloned nor opened for
+//! writing.
 
 use super::ImageUpdate;
 use super::scan::Outcome;
@@ -30,6 +31,8 @@ pub(super) struct Update<'a> {
     new_bytes: u64,
     revision: RevisionId,
     image: Box<dyn StorageFile>,
+    /// Whether nothing has been written to the image in place, which is open for reading only.
+    is_untouched: bool,
     staged: Option<Staged>,
     /// Where the old blocks go.
     overlay: Option<NewDelta>,
@@ -91,33 +94,36 @@ impl<'a> Update<'a> {
         block_size: BlockSize,
         new_bytes: u64,
         revision: RevisionId,
-        policy: ImageUpdate,
+        (policy, expects_changes): (ImageUpdate, bool),
         spools: bool,
     ) -> Result<Self> {
         let overlay = match newest {
             Some(newest) => Some(NewDelta::create(storage, newest, block_size)?),
             None => None,
         };
-        let clone = match (newest, policy) {
-            (Some(_), ImageUpdate::Auto) => {
-                storage.clone_file(FileName::IMAGE, FileName::STAGED_IMAGE, 0)?
-            }
-            _ => None,
+        // A clone takes longer the more extents the image has, and it has more after each.
+        let untouched = match newest.filter(|_| !expects_changes) {
+            Some(_) => Some(storage.open(FileName::IMAGE, Access::Read)?),
+            None => None,
+        };
+        let clones = newest.filter(|_| policy == ImageUpdate::Auto);
+        let clone = match clones.filter(|_| untouched.is_none()) {
+            Some(_) => storage.clone_file(FileName::IMAGE, FileName::STAGED_IMAGE, 0)?,
+            None => None,
         };
         let blocks = block_size.count(new_bytes);
-        let like = match (newest, &clone) {
-            (Some(newest), Some(_)) => {
-                DigestWriter::create_like(storage, newest.uuid, revision, blocks)?
-            }
-            _ => None,
+        let like = match clones.filter(|_| untouched.is_some() || clone.is_some()) {
+            Some(newest) => DigestWriter::create_like(storage, newest.uuid, revision, blocks)?,
+            None => None,
         };
         let digests_are_like = like.is_some();
         let digests = match like {
             Some(digests) => digests,
             None => DigestWriter::create(storage, (revision, DigestsKind::Image), blocks)?,
         };
-        let (image, staged) = match (newest, clone) {
-            (None, _) => {
+        let is_untouched = untouched.is_some();
+        let (image, staged) = match (newest, clone, untouched) {
+            (None, ..) => {
                 let kept = spools && storage.list()?.contains(&FileName::Spool);
                 let image = if kept {
                     storage.rename(FileName::Spool, FileName::STAGED_IMAGE)?;
@@ -131,8 +137,9 @@ impl<'a> Update<'a> {
                 image.bypass_cache();
                 (image, Some(if kept { Staged::Spool } else { Staged::Empty }))
             }
-            (Some(_), Some(clone)) => (clone, Some(Staged::Clone)),
-            (Some(_), None) => (storage.open(FileName::IMAGE, Access::Write)?, None),
+            (Some(_), Some(clone), _) => (clone, Some(Staged::Clone)),
+            (Some(_), None, Some(image)) => (image, None),
+            (Some(_), None, None) => (storage.open(FileName::IMAGE, Access::Write)?, None),
         };
         storage.sync_folder()?;
         let batch = Batch::default();
@@ -142,6 +149,7 @@ impl<'a> Update<'a> {
             new_bytes,
             revision,
             image,
+            is_untouched,
             staged,
             overlay,
             digests,
@@ -154,6 +162,11 @@ impl<'a> Update<'a> {
     /// Takes the outcome of the next chunk, in order.
     pub(super) fn take(&mut self, mut outcome: Outcome, buffers: &BufferPool) -> Result<()> {
         self.enter(&outcome)?;
+        if self.is_untouched && !outcome.changed.is_empty() {
+            // The source has changed its answer since.
+            self.image = self.storage.open(FileName::IMAGE, Access::Write)?;
+            self.is_untouched = false;
+        }
         let holds_anything = matches!(self.staged, Some(Staged::Clone | Staged::Spool));
         if let Some(void) = outcome.void().filter(|_| self.staged == Some(Staged::Spool)) {
             let end = self.block_size.offset(void.end()).min(self.new_bytes);
@@ -261,7 +274,7 @@ impl<'a> Update<'a> {
         if self.staged.is_none() && self.image.len()? > self.new_bytes {
             let end = Extent::between(self.new_bytes, self.image.len()?);
             room_bytes = Some(room_bytes.unwrap_or(0) + tidy::data_bytes(&*self.image, end)?);
-        } else {
+        } else if !self.is_untouched {
             self.image.set_len(self.new_bytes)?;
         }
         if !planted(Bug::EarlyCommit) {
