@@ -57,7 +57,7 @@ fn the_disk_of_the_archive_is_free_when_umount_returns() {
         };
         let script = format!("cd \"$1\" && {read}");
         works(Command::new("sh").args(["-e", "-c", &script, "sh"]).arg(&on.path));
-        works(Command::new("umount").arg(&on.path));
+        on.unmount();
         let freed = run(Command::new("umount").arg(&disk.on.path));
         assert!(freed.status.success(), "round {round}, {read}: {}", words(&freed));
         disk.plug_in();
