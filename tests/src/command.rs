@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -93,6 +94,26 @@ pub fn works(command: &mut Command) -> Vec<u8> {
     let output = run(command);
     assert!(output.status.success(), "{command:?}: {}: {}", output.status, all_words(&output));
     output.stdout
+}
+
+/// Runs a command that unmounts something until it works, a minute at most. A file that a test has closed stays in use
+/// for as long as a process that another test starts in the same moment has not executed its program yet: it has all
+/// files of the tests until then. The kernel may also still be detaching a loop device.
+pub fn unmounts(command: &mut Command) {
+    let began = Instant::now();
+    loop {
+        let output = run(command);
+        if output.status.success() {
+            return;
+        }
+        let words = all_words(&output);
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{command:?}: {}: {words}",
+            output.status
+        );
+        sleep(Duration::from_millis(10));
+    }
 }
 
 /// Runs a command that has to fail with exit status 1 and one line, which this returns.

@@ -6,6 +6,8 @@ use std::os::unix::fs::{lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use backy_tests::command::unmounts;
+
 use super::harness::{Scene, is_root, program, tool};
 use super::trust::{can_give, give_away, is_not_trusted, set_mode};
 
@@ -84,7 +86,7 @@ fn an_archive_whose_include_is_missing_can_be_read() {
         fs::create_dir(scene.path("mounted")).unwrap();
         scene.works(&["-b", "a", "mount", "mounted"]);
         let mounted = fs::read(scene.path("mounted/by-number/0")).map(|read| read == states[0]);
-        tool("umount", &[&scene.text_path("mounted")]).unwrap();
+        unmounts(Command::new("umount").arg(scene.path("mounted")));
         assert!(mounted.unwrap());
     }
     let status = scene.run(&["-b", "a", "status", "--check"]);

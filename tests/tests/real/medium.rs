@@ -10,7 +10,7 @@ use backy_tests::qemu;
 use tempfile::TempDir;
 
 use crate::disks::{LoopDevice, loops_available};
-use crate::site::{Site, fails, noise, run, text, words, works};
+use crate::site::{Site, fails, noise, run, text, unmounts, words, works};
 
 const MIB: usize = 1 << 20;
 
@@ -306,7 +306,7 @@ fn restore_refuses_a_target_in_use_under_another_name() {
         let message = fails(&mut site.backy(&["restore", "--force"]));
         assert!(message.contains(text(&device.path)), "{}: {message}", path.display());
     }
-    works(Command::new("umount").arg(&folder));
+    unmounts(Command::new("umount").arg(&folder));
     works(&mut site.backy(&["restore"]));
 }
 

@@ -12,7 +12,7 @@ use backy_tests::qemu::skipped;
 use rustix::fs::Advice;
 use tempfile::TempDir;
 
-use crate::site::{Site, text, works};
+use crate::site::{Site, text, unmounts, works};
 
 /// Whether FUSE works here. Prints `SKIPPED` when not.
 pub(crate) fn fuse_available() -> bool {
@@ -49,12 +49,9 @@ impl Mountpoint {
         works(Command::new("mount").args(["-o", options]).arg(what).arg(&self.path));
     }
 
-    /// `umount`, which has to work. A loop device that is being detached may hold it for a moment longer.
+    /// `umount`, which has to work.
     pub(crate) fn unmount(&self) {
-        until("it can be unmounted", || {
-            let mut umount = Command::new("umount");
-            umount.arg(&self.path).stderr(Stdio::null()).status().expect("umount").success()
-        });
+        unmounts(Command::new("umount").arg(&self.path));
     }
 
     /// The background processes that serve it.

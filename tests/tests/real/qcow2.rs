@@ -149,7 +149,7 @@ fn users(image: &Path) -> usize {
 }
 
 /// A program that writes to the image and keeps it open, as a virtual machine does.
-fn guest(image: &Path, commands: &[&str]) -> Running {
+pub(crate) fn guest(image: &Path, commands: &[&str]) -> Running {
     let mut command = Command::new("stdbuf");
     command.args(["-oL", "qemu-io"]);
     for each in commands.iter().chain(&["length", "sleep 600000"]) {

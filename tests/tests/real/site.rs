@@ -8,7 +8,7 @@ use std::process::Command;
 
 use backy_lib::storage::sim::Random;
 use backy_lib::{Archive, RevisionId};
-pub(crate) use backy_tests::command::{backy, failed, fails, run, text, words, works};
+pub(crate) use backy_tests::command::{backy, failed, fails, run, text, unmounts, words, works};
 pub(crate) use backy_tests::world::noise;
 use backy_tests::world::{self, Expected, fill_block};
 use backy_tests::{checker, qemu};

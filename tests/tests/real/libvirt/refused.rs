@@ -10,6 +10,7 @@ use super::Scene;
 use crate::harness::libvirt::NODE;
 use crate::mounted::until;
 use crate::processes::Running;
+use crate::qcow2::guest;
 use crate::site::{backy, run, text, words};
 use crate::stand_ins::{StandIns, with};
 
@@ -91,15 +92,7 @@ fn what_keeps_a_disk_of_a_domain_from_being_read_is_reported() {
 
     // A domain that does not run, whose image something else writes to.
     scene.host.stop();
-    let words_of = ["-f", "qcow2", "-c", "sleep 100000"];
-    let mut writer = Running::start(
-        std::process::Command::new("qemu-io").args(words_of).arg(scene.host.path("vda")),
-    );
-    let is_in_use = || {
-        let info = ["info", text(&scene.host.path("vda"))].map(str::to_owned);
-        !run(std::process::Command::new("qemu-img").args(info)).status.success()
-    };
-    until("somebody writes to it", is_in_use);
+    let mut writer = guest(&scene.host.path("vda"), &[]);
     refused(&scene, &[], &["has it open for writing"]);
     assert!(writer.is_running());
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::namespace::Namespace;
 use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
-use crate::site::{BLOCK_BYTES, Site, fails, noise, run, text, words, works};
+use crate::site::{BLOCK_BYTES, Site, fails, noise, run, text, unmounts, words, works};
 use crate::strace;
 
 fn site(place: &Path) -> Site {
@@ -158,7 +158,7 @@ fn mount_findings_go_to_syslog() {
     works(mount.args(backy.get_args()).arg(&on.path));
     let [process] = on.processes()[..] else { panic!("there is no process, or several") };
     let read = run(view.command("cat").arg(on.path.join("latest")));
-    works(view.command("umount").arg(&on.path));
+    unmounts(view.command("umount").arg(&on.path));
     assert!(words(&read).contains("Input/output error"), "{}", words(&read));
     let mut line = vec![0; 2000];
     let mut next = || {

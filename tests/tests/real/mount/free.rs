@@ -10,7 +10,7 @@ use backy_tests::qemu::skipped;
 
 use super::namespace::Namespace;
 use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
-use crate::site::{BLOCK_BYTES, Site, noise, run, text, words, works};
+use crate::site::{BLOCK_BYTES, Site, noise, run, text, unmounts, words, works};
 
 /// A file system of its own for an archive. Prints a message and returns nothing where that is impossible.
 struct Disk {
@@ -84,7 +84,7 @@ fn the_helper_of_umount_unmounts() {
     let lower = format!("lowerdir={}:/usr/sbin", text(&sbin));
     works(view.command("mount").args(["-t", "overlay", "-o", &lower, "none", "/usr/sbin"]));
     // The namespace has the disk, too, and would keep it.
-    works(view.command("umount").arg(&disk.on.path));
+    unmounts(view.command("umount").arg(&disk.on.path));
     disk.on.unmount();
     works(view.command("mount").args(["-o", "loop"]).arg(&disk.image).arg(&disk.on.path));
     let on = Mountpoint::new();
@@ -156,7 +156,7 @@ fn a_mount_that_has_ended_leaves_the_next_one_alone() {
     works(site.backy(&["mount"]).arg(&on.path));
     let [first] = on.processes()[..] else { panic!("there is no process, or several") };
     let late = Stopped::new(first);
-    works(Command::new("fusermount3").arg("-u").arg(&on.path));
+    unmounts(Command::new("fusermount3").arg("-u").arg(&on.path));
     works(site.backy(&["mount"]).arg(&on.path));
     let second = on.processes().into_iter().find(|process| *process != first).expect("its process");
     {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::namespace::Namespace;
 use crate::mounted::{Mountpoint, fuse_available, until};
-use crate::site::{BLOCK_BYTES, Site, noise, run, text, words, works};
+use crate::site::{BLOCK_BYTES, Site, noise, run, text, unmounts, words, works};
 
 fn document(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
@@ -67,7 +67,7 @@ impl Scene {
     }
 
     fn unmount(&self) {
-        works(self.view.command("umount").arg(&self.on.path));
+        unmounts(self.view.command("umount").arg(&self.on.path));
         until("it has ended", || self.on.processes().is_empty());
     }
 

@@ -12,7 +12,7 @@ use rustix::mount::MountFlags;
 
 use super::namespace::Namespace;
 use crate::mounted::{Front, Mount, Mountpoint, fuse_available, signal, until};
-use crate::site::{BLOCK_BYTES, Site, fails, noise, run, text, words, works};
+use crate::site::{BLOCK_BYTES, Site, fails, noise, run, text, unmounts, words, works};
 
 fn site(place: &Path) -> Site {
     Site::with_backups(place, &[noise(700, 3 * BLOCK_BYTES), noise(701, 2 * BLOCK_BYTES + 1)])
@@ -183,7 +183,7 @@ fn a_killed_mount_can_be_mounted_again() {
         file.read_exact_at(&mut byte, 9000).expect_err("nobody is there to read it");
         if by_hand {
             drop(file);
-            works(Command::new("fusermount3").arg("-u").arg(&mount.on.path));
+            unmounts(Command::new("fusermount3").arg("-u").arg(&mount.on.path));
             assert!(!mount.on.is_mounted());
         }
         works(&mut site.backy(&["mount", text(&mount.on.path)]));
