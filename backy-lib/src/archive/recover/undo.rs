@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::LostImage;
+use crate::archive::moment;
 use crate::base::canary::{Bug, planted};
 use crate::base::digest::TableEntry;
 use crate::base::error::{Error, ErrorKind, Result, judged};
@@ -29,9 +30,9 @@ pub(super) fn roll_back(
     lost_image: LostImage,
     observer: &dyn Observer,
 ) -> Result<()> {
-    // The clone never took the image's place.
-    let is_untouched = storage.list()?.contains(&FileName::STAGED_IMAGE);
-    if let Some(newest) = manifest.revisions.first().filter(|_| !is_untouched) {
+    if let Some(newest) = manifest.revisions.first()
+        && !is_untouched(storage, manifest, newest)?
+    {
         let (image, is_new) = open_image(storage, newest, lost_image)?;
         let undo = Undo {
             storage,
@@ -57,6 +58,25 @@ pub(super) fn roll_back(
         note(storage, manifest, &lost, observer);
     }
     point_back(storage, manifest, observer)
+}
+
+/// Whether the operation has not changed the image.
+fn is_untouched(storage: &dyn Storage, manifest: &Manifest, newest: &Revision) -> Result<bool> {
+    // The clone never took the image's place.
+    if storage.list()?.contains(&FileName::STAGED_IMAGE) {
+        return Ok(true);
+    }
+    // Then a program that relies on the image does not matter: it need not be opened for writing.
+    let (size, size_bytes) = (manifest.block_size, newest.size_bytes);
+    let Ok(overlay) = judged(Delta::open(storage, newest.uuid, size, size_bytes))? else {
+        return Ok(false);
+    };
+    let end = BlockIndex(size.count(size_bytes));
+    let held = judged(overlay.next_held_block(BlockIndex(0), end))?;
+    let is_empty = overlay.header().backing.is_some() && matches!(held, Ok(None));
+    Ok(is_empty
+        && moment::is_as_recorded(storage, manifest)?
+        && storage.open(FileName::IMAGE, Access::Read)?.len()? == size_bytes)
 }
 
 /// Points the next older delta to the image again.

@@ -4,11 +4,12 @@
 use std::cell::RefCell;
 
 use backy_lib::progress::Silent;
-use backy_lib::storage::sim::SimStorage;
+use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
+use backy_lib::storage::{Access, DigestsKind, FileName, Storage};
 use backy_tests::tracked::TrackedDisk;
-use backy_tests::world::{self, Expected, World};
+use backy_tests::world::{self, Expected, World, random_state};
 
-use super::{Scenario, scenarios, sweep_beside};
+use super::{BLOCK_SIZE, Scenario, scenarios, sweep_beside};
 use crate::tracked::backup_on;
 
 /// Whatever call of a backup fails, in whatever way, and wherever the machine stops: the mark of the newest revision is
@@ -63,5 +64,60 @@ fn the_mark_of_the_newest_revision_is_there_at_every_fault() {
                 assert_eq!(source.marks().len(), 1, "{place}: {:?}", source.marks().len());
             });
         }
+    }
+}
+
+/// A backup of which the source reports no change writes nothing to the image, and when it is killed or fails, neither
+/// does undoing it: a program that relies on the image does not matter.
+#[test]
+fn a_backup_that_changes_nothing_leaves_the_image_alone() {
+    for (clones, _) in world::UPDATES {
+        let state = random_state(&mut Random(12), 9 * BLOCK_SIZE.len() + 12);
+        let source = TrackedDisk::new(&state);
+        let mut world = World::with_backups(clones, &[]);
+        let back_up = |disk: &SimStorage, source: &TrackedDisk| {
+            backup_on(disk, source, &world::clock(), &world::options(), &Silent)
+        };
+        for _ in 0..2 {
+            let made = back_up(&world.disk, &source).expect("a backup");
+            world.expected.insert(0, Expected { uuid: made.revision.uuid, bytes: state.clone() });
+        }
+        let changed = |disk: &SimStorage| {
+            let image = disk.open(FileName::IMAGE, Access::Read).expect("the image");
+            image.modified().expect("its time")
+        };
+        // The digests of the overlay are made when it is whole.
+        let has_begun = |disk: &SimStorage| {
+            let is_delta =
+                |name: &&FileName| matches!(name, FileName::Digests(_, DigestsKind::Delta));
+            disk.list().expect("list").iter().filter(is_delta).count() == 2
+        };
+        let (before, mut begun) = (changed(&world.disk), 0);
+        for at in 1.. {
+            let broken = |fault| {
+                let broken = world.fork();
+                broken.disk.set_fault(at, fault, at);
+                let result = back_up(&broken.disk, &source.fork());
+                (broken, result)
+            };
+            let (killed, result) = broken(Fault::Crash);
+            if result.is_ok() {
+                break;
+            }
+            let killed = World { disk: killed.disk.crash(Unsynced::Kept), ..killed };
+            begun += u32::from(has_begun(&killed.disk));
+            if begun == 0 {
+                continue;
+            }
+            let (failed, _) = broken(Fault::Once(Failure::Io));
+            for (what, mut world) in [("killed", killed), ("failed", failed)] {
+                let place = format!("clones {clones}, {what} at call {at}");
+                world::writer(&world.disk).expect(&place);
+                assert_eq!(changed(&world.disk), before, "{place}");
+                world.check_committed(Some(&state)).expect(&place);
+                world.assert_tidy(place);
+            }
+        }
+        assert!(begun > 20, "clones {clones}: {begun}");
     }
 }
