@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use backy_lib::backup::Meeting;
-use backy_lib::fleet::{JOB_MARK, MEETING_MARK};
+use backy_lib::fleet::{JOB_MARK, JobMark};
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::take_many_descriptors;
@@ -74,8 +74,8 @@ pub(crate) struct Session {
     notifier: Option<Arc<Notifier>>,
     /// Whether another process of this command waits for this one to be ready.
     is_background_half: bool,
-    /// Whether `backy run` started this process.
-    is_job_of_run: bool,
+    /// What `backy run` says, if it started this process.
+    job: Option<JobMark>,
     /// The backups of the other disks of a machine, which that has started together with this one.
     meeting: Option<Meeting>,
     /// Whether the log has a line about the beginning.
@@ -171,8 +171,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         return commands::complete::run(words, &Output::detect());
     }
     let half_of = background::take_mark(&mut args, background::MARK);
-    let job_of_run = background::take_mark(&mut args, JOB_MARK);
-    let meets = background::take_mark::<usize>(&mut args, MEETING_MARK).is_some();
+    let job = background::take_mark::<JobMark>(&mut args, JOB_MARK);
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
     let on_stderr = |format: Option<LogFormat>, operation: Operation| {
@@ -201,11 +200,11 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     };
     raise_file_limit();
     let is_background_half = half_of.is_some();
-    let meeting = match meets.then(fleet_job::meeting).transpose() {
+    let meeting = match job.filter(|job| job.meets).map(|_| fleet_job::meeting()).transpose() {
         Ok(meeting) => meeting,
         Err(message) => return Failure::message(message).report(&output, false),
     };
-    let start = Start { operation: id, is_probe, is_background_half, job_of_run, meeting, itself };
+    let start = Start { operation: id, is_probe, is_background_half, job, meeting, itself };
     let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
         Err(failure) if is_probe => return probe::unknown(&output, &failure),
@@ -224,7 +223,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
             Err(failure) => return failure.report(&session.output, false),
         }
     }
-    if let Some(Err(message)) = job_of_run.map(fleet_job::follow) {
+    if let Some(Err(message)) = job.map(|job| fleet_job::follow(job.run)) {
         return Failure::message(message).report(&session.output, false);
     }
     perform(cli.command, &session, is_probe)
@@ -289,7 +288,7 @@ struct Start {
     operation: OperationId,
     is_probe: bool,
     is_background_half: bool,
-    job_of_run: Option<i32>,
+    job: Option<JobMark>,
     meeting: Option<Meeting>,
     itself: Vec<OsString>,
 }
@@ -318,7 +317,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         log_format: cli.log_format,
         notifier: Notifier::detect().map(Arc::new),
         is_background_half: start.is_background_half,
-        is_job_of_run: start.job_of_run.is_some(),
+        job: start.job,
         meeting: start.meeting,
         has_begun: AtomicBool::new(false),
         itself: start.itself,

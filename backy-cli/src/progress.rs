@@ -36,7 +36,7 @@ impl<'a> Reporter<'a> {
     pub(crate) fn new(session: &'a Session, verbosity: Verbosity) -> Self {
         let has_bar = session.output.can_draw() && verbosity > Verbosity::Quiet;
         let notifier = session.notifier.clone();
-        let run = session.is_job_of_run.then(|| session.output.clone());
+        let run = session.job.is_some().then(|| session.output.clone());
         let shows = Shows { has_bar, notifier, run };
         let display = shows.anything().then(|| Display::new(shows));
         let _under_way = session.interrupt.begin();

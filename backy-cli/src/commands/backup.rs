@@ -74,6 +74,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         scheduled: args.scheduled.into_iter().collect(),
         limit_rate: args.limit_rate,
         read_all: args.read_all,
+        beside: session.job.map_or(0, |job| job.at_once.saturating_sub(1)),
         space: match args.no_space_check {
             true => SpaceCheck::Explain,
             false => SpaceCheck::Require,

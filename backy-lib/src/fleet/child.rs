@@ -4,11 +4,13 @@
 //! With the mark it also writes lines about its progress, and ends in order if this process ends.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,11 +21,8 @@ use serde::Deserialize;
 use crate::base::error::ErrorKind;
 use crate::source::meeting::{self, Reply, Word};
 
-/// The first argument of such a process: this, and the number of the process that started it.
+/// The first argument of such a process: this, and a [`JobMark`].
 pub const JOB_MARK: &str = "--fleet-job";
-/// Follows that in a process whose backup meets others: this, and how many they are. Its standard input is the
-/// connection to the run, [`crate::source::Meeting`].
-pub const MEETING_MARK: &str = "--fleet-meeting";
 /// The event of a line about progress.
 pub const PROGRESS: &str = "progress";
 /// Only backy itself reports to the service manager.
@@ -34,6 +33,39 @@ const TO_TELL: Duration = Duration::from_secs(1);
 const MOST_LINE_BYTES: u64 = 1 << 20;
 /// A longer report is no report.
 const MOST_REPORT_BYTES: u64 = 1 << 30;
+
+/// What the process of a job is told about its run; as text, three words with colons in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobMark {
+    /// The process of the run.
+    pub run: i32,
+    /// How many jobs may run at a time, with this one.
+    pub at_once: usize,
+    /// Whether its backup meets others. Its standard input is then the connection to the run,
+    /// [`crate::source::Meeting`].
+    pub meets: bool,
+}
+
+impl fmt::Display for JobMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.run, self.at_once, self.meets)
+    }
+}
+
+impl FromStr for JobMark {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let mut words = text.split(':');
+        let mut word = || words.next().ok_or(());
+        let mark = JobMark {
+            run: word()?.parse().map_err(drop)?,
+            at_once: word()?.parse().map_err(drop)?,
+            meets: word()?.parse().map_err(drop)?,
+        };
+        words.next().is_none().then_some(mark).ok_or(())
+    }
+}
 
 /// How important a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -103,25 +135,26 @@ pub(super) struct JobProcess {
 }
 
 impl JobProcess {
-    /// Starts the program `itself` with the arguments of a job, and passes on what it reports. `members`: how many
-    /// meet, if it meets any.
+    /// Starts the program `itself` with the arguments of a job, and passes on what it reports. `at_once`: how many jobs
+    /// may run at a time. `meets`: whether its backup meets others.
     pub(super) fn start(
         itself: &[OsString],
         arguments: impl Iterator<Item = OsString>,
-        members: Option<usize>,
+        (at_once, meets): (usize, bool),
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let unknown = || io::Error::new(io::ErrorKind::NotFound, "no program to start");
         let (program, first) = itself.split_first().ok_or_else(unknown)?;
-        let process = rustix::process::getpid().as_raw_nonzero();
+        let run = rustix::process::getpid().as_raw_nonzero().get();
+        let mark = JobMark { run, at_once, meets };
         let mut command = Command::new(program);
-        command.args(first).arg(JOB_MARK).arg(process.to_string());
+        command.args(first).arg(JOB_MARK).arg(mark.to_string());
         let mut meeting = None;
         command.stdin(Stdio::null());
-        if let Some(members) = members {
+        if meets {
             let (own, given) = UnixStream::pair()?;
             own.set_write_timeout(Some(TO_TELL))?;
-            command.arg(MEETING_MARK).arg(members.to_string()).stdin(OwnedFd::from(given));
+            command.stdin(OwnedFd::from(given));
             meeting = Some(own);
         }
         let heard = meeting.as_ref().map(UnixStream::try_clone).transpose()?;

@@ -48,6 +48,11 @@ impl<'a> Lanes<'a> {
         Lanes { limits, long: 0, short: 0, of_group: BTreeMap::new() }
     }
 
+    /// How many may run.
+    pub(super) fn places(&self) -> usize {
+        self.limits.jobs.get()
+    }
+
     /// How many run.
     pub(super) fn running(&self) -> usize {
         self.long + self.short
@@ -62,7 +67,7 @@ impl<'a> Lanes<'a> {
         &self,
         waiting: impl Iterator<Item = &'b Claim> + Clone,
     ) -> Option<usize> {
-        let places = self.limits.jobs.get();
+        let places = self.places();
         if self.running() >= places {
             return None;
         }

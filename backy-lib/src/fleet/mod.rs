@@ -23,7 +23,7 @@ mod settings;
 mod textfile;
 mod until;
 
-pub use child::{JOB_MARK, MEETING_MARK, PROGRESS, Severity};
+pub use child::{JOB_MARK, JobMark, PROGRESS, Severity};
 pub use job::{Job, Operation};
 pub use lanes::Limits;
 pub use plan::{FleetPlan, FleetRequest, Idle, Obstacle};

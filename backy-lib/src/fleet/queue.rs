@@ -130,6 +130,11 @@ impl<'a> Queue<'a> {
         self.waiting.len()
     }
 
+    /// How many may run at a time from now on, with those that do.
+    pub(super) fn at_once(&self) -> usize {
+        self.lanes.places().min(self.lanes.running() + self.waiting.len())
+    }
+
     /// Starts nothing more; returns what was waiting.
     pub(super) fn close(&mut self) -> Vec<Job> {
         self.waiting.drain(..).map(|attempt| attempt.job).collect()

@@ -243,12 +243,12 @@ impl Run<'_> {
             self.meetings.push(Meeting::new(members));
         }
         for (member, attempt) in attempts.into_iter().enumerate() {
-            self.start(attempt, (members > 1).then_some((Seat { meeting, member }, members)));
+            self.start(attempt, (members > 1).then_some(Seat { meeting, member }));
         }
     }
 
-    /// Starts the process of a job; with a seat, one of so many that meet.
-    fn start(&mut self, attempt: Attempt, seat: Option<(Seat, usize)>) {
+    /// Starts the process of a job; with a seat, one that meets others.
+    fn start(&mut self, attempt: Attempt, seat: Option<Seat>) {
         let job = &attempt.job;
         let words = job.command.iter().skip(1).map(|word| word.as_path().into());
         // Making an archive has no report.
@@ -257,8 +257,8 @@ impl Run<'_> {
         let number = self.started;
         self.started += 1;
         let report = to_channel(number, self.sender.clone());
-        let (seat, members) = seat.unzip();
-        match JobProcess::start(self.itself, arguments, members, report) {
+        let beside = (self.queue.at_once(), seat.is_some());
+        match JobProcess::start(self.itself, arguments, beside, report) {
             Ok(process) => {
                 self.observer.event(&FleetEvent::Started(job));
                 let (began, is_stuck) = (Instant::now(), false);

@@ -33,6 +33,9 @@ const MAX_UNREPORTED_RANGES: usize = 64;
 /// The most ranges of written blocks to record separately.
 const MAX_WRITTEN_RANGES: usize = 1024;
 
+/// Beside other jobs, a source gets a thread for each so many bytes. Another thread costs as much as some 16 MiB do.
+const WORTH_A_THREAD: u64 = 256 << 20;
+
 pub(super) enum Failed {
     /// Before the commit: everything has to be undone.
     Making(Error),
@@ -206,7 +209,11 @@ impl Making<'_> {
 
     /// How many threads work on a source.
     pub(super) fn threads(&self, source: &dyn Source) -> usize {
-        let threads = pipeline::threads(self.context.threads);
+        if let Some(threads) = self.context.threads {
+            return pipeline::threads(Some(threads));
+        }
+        let (cores, beside) = (pipeline::threads(None), self.order.options.beside);
+        let threads = worthwhile_threads(cores, beside, source.size_bytes());
         // Nothing reads ahead on a device or a server: while one thread reads, another one digests, even on one core.
         let waited_for = [
             "block device",
@@ -217,11 +224,7 @@ impl Making<'_> {
             rbd::KIND,
             thin::KIND,
         ];
-        let is_waited_for = waited_for.contains(&&*source.place().kind);
-        match self.context.threads {
-            None if is_waited_for => threads.max(2),
-            _ => threads,
-        }
+        if waited_for.contains(&&*source.place().kind) { threads.max(2) } else { threads }
     }
 
     fn finish(
@@ -375,4 +378,39 @@ fn tidy_up(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
         *manifest = after;
     }
     sweep(storage, manifest).map(drop)
+}
+
+/// How many threads to work on so many bytes with, beside other jobs. A thread that another job would have used
+/// costs more than it saves where there is little to do.
+fn worthwhile_threads(cores: usize, beside: usize, bytes: u64) -> usize {
+    if beside == 0 {
+        return cores;
+    }
+    let share = cores.div_ceil(beside.saturating_add(1));
+    usize::try_from(bytes / WORTH_A_THREAD).unwrap_or(cores).clamp(share, cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A large source gets all cores, so that it does not hold up the end of a run; a small one its share of them.
+    #[test]
+    fn threads_have_to_pay_beside_other_jobs() {
+        let large = 100 * WORTH_A_THREAD;
+        for (cores, beside, bytes, expected) in [
+            (8, 0, 0, 8),
+            (8, 0, large, 8),
+            (8, 1, 0, 4),
+            (8, 3, WORTH_A_THREAD, 2),
+            (8, 3, 3 * WORTH_A_THREAD, 3),
+            (8, 3, large, 8),
+            (2, 3, WORTH_A_THREAD, 1),
+            (2, 3, 2 * WORTH_A_THREAD, 2),
+            (1, usize::MAX, u64::MAX, 1),
+        ] {
+            let found = worthwhile_threads(cores, beside, bytes);
+            assert_eq!(found, expected, "{cores} cores, {beside} others, {bytes} bytes");
+        }
+    }
 }

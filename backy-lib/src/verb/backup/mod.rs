@@ -83,8 +83,10 @@ pub struct BackupOptions {
     /// Tags of the schedule to give as if they were due now. If there are any, make a backup. They expire like any
     /// other scheduled tag.
     pub scheduled: BTreeSet<Tag>,
-    /// Threads that digest and compress; `None` for one per core.
+    /// Threads that digest and compress; `None` for one per core, or fewer beside other jobs.
     pub threads: Option<usize>,
+    /// How many other jobs may run on this machine at the same time: then a small source gets fewer threads.
+    pub beside: usize,
     /// How to update the image.
     pub update: ImageUpdate,
     /// The most bytes per second to read from the source.
