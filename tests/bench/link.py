@@ -17,9 +17,10 @@ import threading
 import time
 from pathlib import Path
 
-CHUNK_BYTES = 64 << 10
+# The fewer, the less the line needs of the cores.
+CHUNK_BYTES = 256 << 10
 # What a line and the buffers at its ends hold at most, so that a sender feels a slow reader.
-IN_FLIGHT = 128
+IN_FLIGHT = 32
 
 
 class Direction:

@@ -67,6 +67,7 @@ class SecondCopy:
         if rsync := shutil.which("rsync"):
             quiet(rsync, "-aS", "--inplace", f"{bench.archive}/", self.mirror)
         bench.point_source_at(bench.day(1))
+        bench.filler.fill()
         bench.add("backup of the day", measure(run, bench.backy("backup", "--force")))
         self.add("pull, local path", self.pull(run, self.copy))
         quiet(backy, "-b", self.copy, "rm", "0")
@@ -75,6 +76,7 @@ class SecondCopy:
         self.add("pull, bytes counted", self.pull(run, self.copy, "--ssh", self.link()))
         self.take_log()
         if rsync:
+            bench.filler.fill()
             sample = measure(run, [rsync, "-aS", "--inplace", f"{bench.archive}/", self.mirror])
             bench.add("rsync -aS --inplace", sample)
         if restic:
@@ -101,6 +103,7 @@ class SecondCopy:
 
     def pull(self, run: int, copy: Path, *options: str) -> Sample:
         origin = f"ssh://here{self.bench.archive}" if options else self.bench.archive
+        self.bench.filler.fill()
         return measure(run, [self.bench.options.backy, "-b", copy, "pull", origin, *options], self.env())
 
     def env(self) -> dict[str, str]:
@@ -123,6 +126,7 @@ class SecondCopy:
         }  # fmt: skip
 
     def restic_copy(self, run: int, restic: Restic, second: Path) -> Sample:
+        self.bench.filler.fill()
         return measure(run, [str(restic.found()), "--quiet", "copy"], self.restic_env(restic, second))
 
     def note(self, changed_bytes: int) -> str:

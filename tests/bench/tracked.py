@@ -190,6 +190,7 @@ class Tracked:
         self.measure(run, peer.backup(), f"{peer.name} {self.kind.name} {what}")
 
     def measure(self, run: int, command: Sequence[str | Path], name: str, stored: Path | None = None) -> None:
+        self.bench.filler.fill()
         before = cpu_seconds(self.kind.processes())
         sample = measure(run, command, self.kind.env)
         sample.cpu_seconds += cpu_seconds(self.kind.processes()) - before

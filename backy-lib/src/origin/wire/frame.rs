@@ -219,7 +219,6 @@ impl<R: Read> FrameReader<R> {
             return Err(self.wrong(found, format!("at most {most}")));
         }
         let mut payload = std::mem::take(&mut self.payload);
-        payload.clear();
         payload.resize(length, 0);
         let filled = self.fill(&mut payload, false);
         self.payload = payload;
