@@ -34,7 +34,7 @@ const MOST_LINE_BYTES: u64 = 1 << 20;
 /// A longer report is no report.
 const MOST_REPORT_BYTES: u64 = 1 << 30;
 
-/// What the process of a job is told about its run; as text, three words with colons in between.
+/// What a run says to the process of a job; as text, three words with colons in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobMark {
     /// The process of the run.

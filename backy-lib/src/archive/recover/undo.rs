@@ -73,6 +73,7 @@ fn is_untouched(storage: &dyn Storage, manifest: &Manifest, newest: &Revision) -
     };
     let end = BlockIndex(size.count(size_bytes));
     let held = judged(overlay.next_held_block(BlockIndex(0), end))?;
+    // A standalone revision does not hold its zeros.
     let is_empty = overlay.header().backing.is_some() && matches!(held, Ok(None));
     Ok(is_empty
         && moment::is_as_recorded(storage, manifest)?
