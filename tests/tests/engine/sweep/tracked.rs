@@ -5,10 +5,11 @@ use std::cell::RefCell;
 
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
-use backy_lib::storage::{Access, DigestsKind, FileName, Storage};
+use backy_lib::storage::{DigestsKind, FileName, Storage};
 use backy_tests::tracked::TrackedDisk;
 use backy_tests::world::{self, Expected, World, random_state};
 
+use super::stop::image_time;
 use super::{BLOCK_SIZE, Scenario, scenarios, sweep_beside};
 use crate::tracked::backup_on;
 
@@ -82,17 +83,13 @@ fn a_backup_that_changes_nothing_leaves_the_image_alone() {
             let made = back_up(&world.disk, &source).expect("a backup");
             world.expected.insert(0, Expected { uuid: made.revision.uuid, bytes: state.clone() });
         }
-        let changed = |disk: &SimStorage| {
-            let image = disk.open(FileName::IMAGE, Access::Read).expect("the image");
-            image.modified().expect("its time")
-        };
         // The digests of the overlay are made when it is whole.
         let has_begun = |disk: &SimStorage| {
             let is_delta =
                 |name: &&FileName| matches!(name, FileName::Digests(_, DigestsKind::Delta));
             disk.list().expect("list").iter().filter(is_delta).count() == 2
         };
-        let (before, mut begun) = (changed(&world.disk), 0);
+        let (before, mut begun) = (image_time(&world.disk), 0);
         for at in 1.. {
             let broken = |fault| {
                 let broken = world.fork();
@@ -113,7 +110,7 @@ fn a_backup_that_changes_nothing_leaves_the_image_alone() {
             for (what, mut world) in [("killed", killed), ("failed", failed)] {
                 let place = format!("clones {clones}, {what} at call {at}");
                 world::writer(&world.disk).expect(&place);
-                assert_eq!(changed(&world.disk), before, "{place}");
+                assert_eq!(image_time(&world.disk), before, "{place}");
                 world.check_committed(Some(&state)).expect(&place);
                 world.assert_tidy(place);
             }
