@@ -118,8 +118,8 @@ fn a_backup_can_be_stopped_anywhere() {
                     .check_committed(Some(&new))
                     .unwrap_or_else(|error| panic!("{place}: {error}"));
                 assert_eq!(made, done.is_ok(), "{place}");
-                // Nobody waits for the undoing, which takes no time here at all, where there is anything to undo. A clone
-                // never took the image's place.
+                // Nobody waits for the undoing, which takes no time here at all, where there is anything to undo. A
+                // clone never took the image's place.
                 let archive = world::open(&stopped.disk).expect("open");
                 let is_left = archive.manifest().in_progress.is_some();
                 let is_changed = image_time(&stopped.disk) != image_time(&world.disk);
